@@ -1,0 +1,275 @@
+"""The one error table: what can go wrong, its code, its HTTP status, whether trying again can help.
+
+Drivers translate `errno` and `ClientError` into these classes at their edge; blueprints turn them into
+`{"error": {"code", "message", "request_id"}}`; the remote driver turns that answer back into the same class.
+Messages tell the reader what to do next and never hold a path, a file name or a secret.
+May be imported from everywhere; imports nothing of the project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class DepotError(Exception):
+    """Base of every error that Depot raises on purpose.
+
+    `code` is stable and for programs, `status` is the HTTP answer, `retryable` says whether the same call may
+    succeed later without a change by the caller, `default` is the message used when none is given.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    default: ClassVar[str] = "Something went wrong on our side. Try again; if it stays, report the request id."
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message or self.default
+        super().__init__(self.message)
+
+    def to_body(self, request_id: str) -> dict[str, dict[str, str]]:
+        """The JSON answer every tier gives for this error."""
+        return {"error": {"code": self.code, "message": self.message, "request_id": request_id}}
+
+
+class SettingsError(DepotError):
+    """A setting is missing or wrong; the process must not start. One line, names the variable."""
+
+    code = "bad_settings"
+    default = "A setting is missing or wrong."
+
+
+# --- what the caller sent -------------------------------------------------------------------------------------
+
+
+class InvalidRequest(DepotError):
+    code, status = "invalid_request", 400
+    default = "The request is not of the form this call takes."
+
+
+class InvalidPath(DepotError, ValueError):
+    code, status = "invalid_path", 400
+    default = "The path or file name is not allowed: use plain names without '..', backslashes or control characters."
+
+
+class TruncatedBody(DepotError, OSError):
+    """The body ended before its declared end. Never treated as the end of a file."""
+
+    code, status, retryable = "body_truncated", 400, True
+    default = "The body ended before its declared length. Nothing was kept; send it again."
+
+
+class ClientDisconnected(TruncatedBody):
+    """The sender's connection broke in the middle of a body; usually nobody is left to read the answer."""
+
+    code = "client_disconnected"
+    default = "The connection broke before the whole body had arrived. Nothing was kept; send it again."
+
+
+class BodyStalled(TruncatedBody):
+    code, status = "body_stalled", 408
+    default = "No byte arrived for too long. Nothing was kept; send it again."
+
+
+class LengthMismatch(DepotError):
+    code, status = "length_mismatch", 400
+    default = "The number of bytes received differs from the size that was announced. Nothing was kept."
+
+
+class NotSignedIn(DepotError):
+    code, status = "not_signed_in", 401
+    default = "Sign in first: POST /session with username and password, then send the token as 'Authorization: Bearer'."
+
+
+class BadCredentials(DepotError):
+    code, status = "bad_credentials", 401
+    default = "The user name or the password is wrong."
+
+
+class BadApiKey(DepotError):
+    code, status = "bad_api_key", 401
+    default = "X-API-Key is missing or wrong: both tiers need the same INTERNAL_API_KEY."
+
+
+class Forbidden(DepotError, PermissionError):
+    code, status = "forbidden", 403
+    default = "Your role does not allow this. Ask your administrator."
+
+
+class CrossSiteRequest(Forbidden):
+    code = "cross_site_request"
+    default = "This request came from another site. Use the application's own pages, or a bearer token."
+
+
+class SecurityError(DepotError):
+    """A tier tried what its role forbids, such as the web tier asking for a local disk."""
+
+    code, status = "security_error", 403
+    default = "This server's role does not allow that."
+
+
+class FileMissing(DepotError, FileNotFoundError):
+    code, status = "file_not_found", 404
+    default = "There is no such file."
+
+    # FileNotFoundError formats two arguments as errno and text; keep the plain message.
+    def __str__(self) -> str:
+        return self.message
+
+
+class NotFound(DepotError):
+    code, status = "not_found", 404
+    default = "There is nothing at this address."
+
+
+class UploadMissing(DepotError):
+    code, status = "upload_not_found", 404
+    default = "There is no such upload, or it has ended. Start a new one."
+
+
+class UnknownDisk(DepotError):
+    code, status = "unknown_disk", 404
+    default = "There is no disk of that name in STORAGE_CONFIG."
+
+
+class FileExists(DepotError):
+    code, status = "file_exists", 409
+    default = "A file of that name is already there. Use another name, or delete the old one first."
+
+
+class UploadInProgress(DepotError):
+    code, status, retryable = "upload_in_progress", 409, True
+    default = "Another upload to the same place is under way. Wait for it, or use another name."
+
+
+class OffsetConflict(DepotError):
+    code, status = "offset_conflict", 409
+    default = "The offset is not where the upload stands. Ask for its status and go on from there."
+
+
+class LeaseLost(DepotError):
+    code, status, retryable = "lease_lost", 409, True
+    default = "Another writer took this upload over. Ask for its status before going on."
+
+
+class UploadStateConflict(DepotError):
+    code, status = "upload_state", 409
+    default = "The upload is not in a state that allows this."
+
+
+class PayloadTooLarge(DepotError):
+    code, status = "payload_too_large", 413
+    default = "The body is larger than this host takes in one request. Send it in parts."
+
+
+class ResponseTooLarge(DepotError):
+    code, status = "response_too_large", 413
+    default = "The file is larger than this host can answer in one piece. Ask for it with Range, 4 MiB at a time."
+
+
+class RangeNotSatisfiable(DepotError):
+    code, status = "range_not_satisfiable", 416
+    default = "The range lies outside the file."
+
+
+class DigestMismatch(DepotError):
+    code, status, retryable = "digest_mismatch", 422, True
+    default = "The SHA-256 of what arrived differs from the one announced. Nothing was kept; send it again."
+
+
+class TooManyRequests(DepotError):
+    code, status, retryable = "too_many_requests", 429, True
+    default = "Too many requests. Wait a little and try again."
+
+
+# --- what stands behind us ------------------------------------------------------------------------------------
+
+
+class StorageError(DepotError):
+    """The NAS failed in a way nothing more exact fits."""
+
+    code, status, retryable = "storage_error", 502, True
+    default = "The storage failed. Nothing was kept; try again, and tell the operator if it stays."
+
+
+class StorageRefused(StorageError):
+    code, retryable = "storage_refused", False
+    default = "The storage refused the operation. The operator should check its permissions and credentials."
+
+
+class StorageUnavailable(StorageError):
+    code, status = "storage_unavailable", 503
+    default = "The storage does not answer or is busy. Nothing was kept; try again in a while."
+
+
+class StorageFull(StorageError):
+    code, status = "storage_full", 507
+    default = "The storage is full or over quota. Nothing was kept; ask the operator to make room."
+
+
+class StorageBroken(StorageError):
+    """Stale NFS handle, a directory entry nobody can read, a symlink where none belongs."""
+
+    code, retryable = "storage_broken", False
+    default = "The storage's file system is in a bad state. The operator should remount it or restart the container."
+
+
+class UploadLost(StorageError):
+    code, retryable = "upload_lost", False
+    default = "The storage no longer knows this upload. Start it again from the beginning."
+
+
+class ObjectCorrupt(StorageError):
+    code, retryable = "object_corrupt", False
+    default = "What the storage holds differs from what was written. The operator has been told."
+
+
+class LedgerUnavailable(DepotError):
+    code, status, retryable = "ledger_unavailable", 503, True
+    default = "The tracking ledger cannot be written, so no file may move. Nothing was kept; try again in a while."
+
+
+class ServicesUnavailable(DepotError):
+    code, status, retryable = "services_unavailable", 503, True
+    default = "The services tier does not answer. Nothing was kept; try again in a while."
+
+
+class ServicesInterrupted(ServicesUnavailable):
+    code, status = "services_interrupted", 502
+    default = "The services tier went away in the middle. Check whether the file is there before sending it again."
+
+
+class Unsupported(DepotError):
+    code, status = "not_supported", 501
+    default = "This storage cannot do that."
+
+
+class ServerStopping(DepotError):
+    code, status, retryable = "server_stopping", 503, True
+    default = "The server is stopping. Nothing was kept; try again in a moment."
+
+
+def _subclasses(cls: type[DepotError]) -> Iterator[type[DepotError]]:
+    yield cls
+    for sub in cls.__subclasses__():
+        yield from _subclasses(sub)
+
+
+def table() -> dict[str, type[DepotError]]:
+    """Every error by its code; the documentation and the remote driver are made from this."""
+    return {cls.code: cls for cls in _subclasses(DepotError)}
+
+
+def from_body(body: object, status: int) -> DepotError:
+    """The error that another tier answered with, as the class it was raised with there.
+
+    An answer that is not ours (a proxy's page, say) becomes a `ServicesUnavailable` that names the status.
+    """
+    if isinstance(body, dict) and isinstance(error := body.get("error"), dict):
+        cls = table().get(str(error.get("code")))
+        if cls is not None:
+            return cls(str(error.get("message") or cls.default))
+    return ServicesUnavailable(
+        f"The services tier answered {status} in a form that is not Depot's. Check SERVICES_URL."
+    )

@@ -1,0 +1,69 @@
+"""Byte sizes and ceilings, each with the source of its number. Imports nothing of the project."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# Amazon S3 user guide, "Multipart upload limits": parts 5 MiB to 5 GiB (the last may be smaller), 10,000 parts,
+# object at most 5 TiB (the 50 TiB of late 2025 is not offered by other stores).
+MIN_PART_BYTES = 5 * MIB
+MAX_PARTS = 10_000
+MAX_OBJECT_BYTES = 5 * 1024 * GIB
+
+# Our part: large enough that one HTTP round trip is small beside it, small enough that four of them in flight
+# stay far below the services tier's memory ceiling (see `S3Storage`).
+PART_BYTES = 8 * MIB
+
+# What passes between threads, sockets and files at a time. 1 MiB measured as fast as larger blocks.
+BLOCK_BYTES = MIB
+
+# Bounded buffer between the event loop and a handler's thread, each way (design, section 3).
+BRIDGE_BUFFER_BYTES = 4 * MIB
+
+# AWS Lambda quotas: invocation payload 6 MB (6 * 1024 * 1024) synchronous, request and response each. Base64 adds a
+# third and the event adds headers, so a proxied chunk is at most 4 MiB.
+LAMBDA_PAYLOAD_BYTES = 6 * MIB
+LAMBDA_CHUNK_BYTES = 4 * MIB
+
+# Seeds: files of more than 10 MB take the chunked call and its action (10 * 10**6: "10MB" in the seeds is not binary).
+CHUNKED_ACTION_OVER_BYTES = 10 * 10**6
+
+# Bodies that are JSON or a form's text fields, never file content.
+MAX_JSON_BYTES = 64 * KIB
+
+# Design, section 4: a path is at most 1,024 bytes in UTF-8 (S3's key limit); 255 a segment (POSIX NAME_MAX).
+MAX_PATH_BYTES = 1024
+MAX_SEGMENT_BYTES = 255
+
+# Design, section 3: slow headers and stalled bodies.
+HEADER_TIMEOUT_SECONDS = 10.0
+BODY_STALL_SECONDS = 30.0
+MAX_HEADER_BYTES = 64 * KIB
+
+# Design, section 5.
+LEASE_SECONDS = 60
+PRESIGN_MAX_SECONDS = 15 * 60
+
+
+def part_bytes_for(size: int | None) -> int:
+    """Bytes a part for a file of `size` bytes, so that 10,000 parts always suffice; unknown sizes (None) start small.
+
+    >>> part_bytes_for(None) == part_bytes_for(80 * 10**9) == 8 * MIB
+    True
+    >>> part_bytes_for(5 * 1024 * GIB) // MIB
+    525
+    """
+    if size is None or size <= PART_BYTES * MAX_PARTS:
+        return PART_BYTES
+    smallest = -(-size // MAX_PARTS)
+    return -(-smallest // MIB) * MIB
+
+
+def grown_part_bytes(number: int, start: int) -> int:
+    """Bytes of part `number` (from 1) of a file whose size is not known: doubles every 1,000 parts.
+
+    A fixed 8 MiB would end a stream of unknown length at 78 GiB; this reaches 5 TiB within 10,000 parts.
+    """
+    return int(start * 2 ** ((number - 1) // 1000))

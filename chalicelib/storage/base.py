@@ -1,0 +1,263 @@
+"""The storage contract: what every driver does, in the same way, on every tier.
+
+`Storage` is the driver protocol (local, S3, remote, in-memory, and the tracked wrapper around them); `PartStorage` is
+the capability that upload sessions need besides (S3 multipart upload, or offsets in one staged file).
+`tests/support/conformance.py` runs over all of them. Imports only errors, limits, paths and streams.
+
+Shared rules, which the docstrings below do not repeat:
+- `path` is relative, normalised and checked by `paths.normalise`; anything else raises `InvalidPath`.
+- A missing file raises `FileMissing`, which is a `FileNotFoundError`.
+- Writes are atomic: until `save` returns, a reader sees the old file or none, never a part of the new one; when it
+  raises, nothing of the new file is left.
+- A prefix is a folder: `a` means `a/`, so it never touches `ab/…`. The empty prefix is every file, and only for listing.
+- Failures of the store raise a `StorageError`; a body that ends early raises `TruncatedBody`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from chalicelib.errors import RangeNotSatisfiable
+from chalicelib.limits import BLOCK_BYTES
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Anything bytes can be read from, once, in order.
+
+    `read(n)` returns 1 to n bytes, or `b""` at the end; a source that breaks raises instead of ending.
+    """
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+Content = bytes | bytearray | memoryview | str | Reader | Iterable[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A range as it is asked for: `start` to `end` inclusive, both counted from 0 (RFC 9110, section 14.1.2).
+
+    `end=None` is "to the end"; `start=None` with `end=n` is the last n bytes.
+    """
+
+    start: int | None
+    end: int | None
+
+    def resolve(self, size: int) -> tuple[int, int]:
+        """First byte and count within a file of `size` bytes. Raises `RangeNotSatisfiable`."""
+        if self.start is None:
+            count = min(self.end or 0, size)
+            if count <= 0:
+                raise RangeNotSatisfiable
+            return size - count, count
+        if self.start >= size:
+            raise RangeNotSatisfiable
+        last = size - 1 if self.end is None else min(self.end, size - 1)
+        return self.start, last - self.start + 1
+
+    def header(self) -> str:
+        """The value of a `Range` header."""
+        return f"bytes={'' if self.start is None else self.start}-{'' if self.end is None else self.end}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store knows of one file. `sha256` is there when Depot wrote the file in one stream."""
+
+    path: str
+    size: int
+    etag: str
+    modified_at: datetime
+    content_type: str = "application/octet-stream"
+    sha256: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, in path order. `cursor` is None on the last; it is opaque and for the next call only."""
+
+    items: Sequence[ObjectInfo]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Outcome of a round trip (save, read back, delete). `latency_ms` per step; `error` is an error code."""
+
+    ok: bool
+    latency_ms: Mapping[str, float]
+    error: str | None = None
+
+
+class SavedPath(str):
+    """The path a file was saved under, which also tells what was saved.
+
+    `size` in bytes, `sha256` in hex, `etag` as the store gave it; `tracking_id` and `file_id` where the ledger took part.
+    """
+
+    size: int
+    sha256: str
+    etag: str
+    tracking_id: str | None
+    file_id: str | None
+
+    def __new__(
+        cls,
+        path: str,
+        *,
+        size: int,
+        sha256: str,
+        etag: str,
+        tracking_id: str | None = None,
+        file_id: str | None = None,
+    ) -> Self:
+        self = super().__new__(cls, path)
+        self.size, self.sha256, self.etag = size, sha256, etag
+        self.tracking_id, self.file_id = tracking_id, file_id
+        return self
+
+
+class Download(abc.ABC):
+    """An open file: a reader of `count` bytes from `start` of the file that `info` describes. Close it.
+
+    `read` raises `TruncatedBody` (or a `StorageError`) if the store ends early; `b""` comes only after `count` bytes.
+    """
+
+    info: ObjectInfo
+    start: int
+    count: int
+
+    @abc.abstractmethod
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    @abc.abstractmethod
+    def close(self) -> None: ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.read(BLOCK_BYTES):
+            yield block
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Storage(Protocol):
+    """The driver protocol. See the module's docstring for the rules every method keeps."""
+
+    disk: str
+
+    def save(
+        self,
+        path: str,
+        content: Content,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        if_absent: bool = False,
+        sha256: str | None = None,
+    ) -> SavedPath:
+        """Write a whole file, replacing one of the same path unless `if_absent` (then `FileExists`).
+
+        `sha256` (hex) is compared before the file becomes visible: `DigestMismatch`, and nothing is kept.
+        """
+        ...
+
+    def save_chunked(self, path: str, reader: Reader, metadata: Mapping[str, str] | None = None) -> SavedPath:
+        """Write a file whose length need not be known, in chunks; the remote driver takes the three-phase call."""
+        ...
+
+    def get_file(self, path: str) -> bytes:
+        """The whole file in memory: for small files. Everything else takes `open`."""
+        ...
+
+    def open(self, path: str, range: ByteRange | None = None) -> Download:
+        """Read as a stream. Raises `RangeNotSatisfiable`."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Delete one file and return when it is gone."""
+        ...
+
+    def delete_prefix(self, prefix: str) -> list[str]:
+        """Delete every file below a folder; the paths that were deleted. An empty prefix is an `InvalidPath`."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def list_files(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every file below a folder, in path order (by code point), fetched page by page."""
+        ...
+
+    def list_with_prefix(self, prefix: str = "", cursor: str | None = None, limit: int = 1000) -> Page:
+        """One page of `list_files`. `limit` is 1 to 1,000; a bad cursor is an `InvalidRequest`."""
+        ...
+
+    def get_metadata(self, path: str) -> ObjectInfo: ...
+
+    def url(self, path: str, expires_in: int = 3600) -> str:
+        """A URL that fetches the file for `expires_in` seconds without signing in. Raises `Unsupported`."""
+        ...
+
+    def health(self) -> Health:
+        """Save, read back and delete a small file. Never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One acknowledged part of an upload: its bytes are durable. `sha256` is hex, over this part alone."""
+
+    number: int
+    offset: int
+    size: int
+    etag: str
+    sha256: str
+
+
+class PartStorage(Storage, Protocol):
+    """The capability behind upload sessions. Parts count from 1 and may be written in any order and in parallel.
+
+    `handle` is opaque and survives the process: another process goes on with it. `min_part_bytes` is the smallest part
+    that may be followed by another (5 MiB on S3, 1 on the local driver).
+    """
+
+    min_part_bytes: int
+
+    def create_parts(
+        self, path: str, content_type: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> str:
+        """Begin; the handle. Nothing is visible under `path`."""
+        ...
+
+    def write_part(
+        self, path: str, handle: str, number: int, offset: int, data: bytes | bytearray | memoryview
+    ) -> Part:
+        """Store one part durably. Writing the same number again replaces it. Raises `UploadLost`."""
+        ...
+
+    def list_parts(self, path: str, handle: str) -> list[tuple[int, int]]:
+        """(number, size) of every part the store holds, in order. Raises `UploadLost`."""
+        ...
+
+    def complete_parts(self, path: str, handle: str, parts: Sequence[Part], *, sha256: str | None = None) -> ObjectInfo:
+        """Make the file visible, in one step. Raises `UploadLost`; never takes a lost upload for a finished one.
+
+        `sha256` of the whole, where the caller knows it, is kept with the file so that `get_metadata` tells it.
+        """
+        ...
+
+    def abort_parts(self, path: str, handle: str) -> None:
+        """Discard. A handle that is already gone is no error."""
+        ...
