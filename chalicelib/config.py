@@ -102,6 +102,7 @@ class Settings:
     session_absolute_seconds: int = 12 * 60 * 60
     temporary_hours: int = 4
     services_timeout: float = 120.0
+    services_ca_bundle: str | None = None
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -139,6 +140,7 @@ class _Parser:
             session_idle_seconds=int(self.number("SESSION_IDLE_SECONDS", 30 * 60)),
             session_absolute_seconds=int(self.number("SESSION_ABSOLUTE_SECONDS", 12 * 60 * 60)),
             temporary_hours=int(self.number("TEMPORARY_FILE_HOURS", 4)),
+            services_ca_bundle=self.env.get("SERVICES_CA_BUNDLE") or None,
             services_timeout=self.number("SERVICES_TIMEOUT_SECONDS", 120.0),
             warnings=tuple(self.warnings),
         )

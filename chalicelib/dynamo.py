@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pynamodb.connection import Connection
 from pynamodb.exceptions import TableError
 from pynamodb.models import Model
 
@@ -28,6 +29,11 @@ def bind(prefix: str, region: str, *models: type[Model]) -> None:
         model._connection = None
 
 
+def connection(model: type[Model]) -> Connection:
+    """The low-level connection of a bound table, which transactions over several tables need."""
+    return model._get_connection().connection
+
+
 def create(*models: type[Model]) -> list[str]:
     """Create the tables that are not there yet (on-demand capacity); the names of those it made."""
     made = []
@@ -39,5 +45,5 @@ def create(*models: type[Model]) -> list[str]:
         except TableError:  # another process was faster
             if not model.exists():
                 raise
-        made.append(str(model.Meta.table_name))  # type: ignore[attr-defined]
+        made.append(str(model.Meta.table_name))
     return made

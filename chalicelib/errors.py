@@ -158,6 +158,13 @@ class UploadStateConflict(DepotError):
     default = "The upload is not in a state that allows this."
 
 
+class OperationEnded(DepotError):
+    """The ledger already holds the outcome of this operation; there is never a second one."""
+
+    code, status = "operation_ended", 409
+    default = "This operation has ended already. Ask for the state of the file before going on."
+
+
 class PayloadTooLarge(DepotError):
     code, status = "payload_too_large", 413
     default = "The body is larger than this host takes in one request. Send it in parts."
@@ -248,6 +255,26 @@ class Unsupported(DepotError):
 class ServerStopping(DepotError):
     code, status, retryable = "server_stopping", 503, True
     default = "The server is stopping. Nothing was kept; try again in a moment."
+
+
+class ServerBusy(DepotError):
+    code, status, retryable = "server_busy", 503, True
+    default = "The server is handling as many requests as it can. Nothing was kept; try again in a moment."
+
+
+class MethodNotAllowed(DepotError):
+    code, status = "method_not_allowed", 405
+    default = "This address does not take that method; the Allow header lists those it takes."
+
+
+class HeaderTimeout(DepotError):
+    code, status = "header_timeout", 408
+    default = "The request's headers did not arrive in time."
+
+
+class HeadersTooLarge(DepotError):
+    code, status = "headers_too_large", 431
+    default = "The request's headers are too large."
 
 
 def _subclasses(cls: type[DepotError]) -> Iterator[type[DepotError]]:

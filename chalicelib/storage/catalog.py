@@ -1,0 +1,76 @@
+"""What files there are, as the web tier asks it: by id and by cohort. The services tier owns the answer.
+
+`RemoteCatalog` asks over the transport; in the testing role the services tier's own catalog stands in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+from chalicelib.storage.remote import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """One available file. `created_at` is ISO 8601 in UTC, `size` bytes, `sha256` hex or None while not yet known."""
+
+    file_id: str
+    disk: str
+    path: str
+    filename: str
+    purpose: str
+    cohort: str | None
+    protocol_year: str | None
+    file_type: str | None
+    content_type: str
+    size: int
+    sha256: str | None
+    etag: str
+    owner: str
+    created_at: str
+    tracking_id: str
+    cleanup_due: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{name: values.get(name) for name in cls.__slots__})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage:
+    """One page of a listing; `cursor` is None on the last."""
+
+    files: Sequence[FileView]
+    cursor: str | None
+
+
+class Catalog(Protocol):
+    def file(self, file_id: str) -> FileView:
+        """Raises `FileMissing`, also for a file of a cohort that is not the caller's."""
+        ...
+
+    def files(self, cohort: str, cursor: str | None = None, limit: int = 100) -> FilePage:
+        """Available files of a cohort, oldest first. Raises `Forbidden`, `InvalidRequest` for a bad cursor."""
+        ...
+
+
+class RemoteCatalog:
+    """The catalog of the services tier, for the user whose assertion the transport forwards."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def file(self, file_id: str) -> FileView:
+        return FileView.from_json(self._transport.json("GET", f"/internal/files/{file_id}"))
+
+    def files(self, cohort: str, cursor: str | None = None, limit: int = 100) -> FilePage:
+        query = {"cohort": cohort, "limit": str(limit)}
+        if cursor:
+            query["cursor"] = cursor
+        answer = self._transport.json("GET", "/internal/files", query)
+        return FilePage([FileView.from_json(item) for item in answer["files"]], answer["cursor"])

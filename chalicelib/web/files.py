@@ -1,0 +1,168 @@
+"""`/files`: upload, list, describe, download, delete. Bytes pass through as readers; nothing is kept here."""
+
+from __future__ import annotations
+
+import mimetypes
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from chalice import Blueprint, Response
+
+from chalicelib import http
+from chalicelib.auth.policy import Permission, Principal
+from chalicelib.errors import FileMissing, InvalidRequest
+from chalicelib.hosting.chalice_app import body_reader
+from chalicelib.hosting.downloads import content_response, description_response, not_modified
+from chalicelib.storage import paths
+from chalicelib.storage.base import Reader, Storage
+from chalicelib.storage.catalog import FileView
+from chalicelib.storage.manager import StorageManager
+from chalicelib.web.forms import is_form, read_form
+from chalicelib.web.tier import Tier
+
+PURPOSES = ("submission", "precheck", "scratch")
+
+
+def blueprint(tier: Tier) -> Blueprint:
+    """The blueprint over a web tier that is made on first use."""
+    bp = Blueprint(__name__)
+
+    @bp.route("/files", methods=["PUT", "POST"])
+    def upload() -> Response:
+        """Stream a body (raw, or an HTML form's file) to the services tier -> 201 `{file_id, path, size, sha256, …}`."""
+        request = bp.current_request
+        principal = tier().sign_in(request)
+        query = dict(request.query_params or {})
+        content_type, content = request.headers.get("content-type"), body_reader(request)
+        if is_form(content_type):
+            form = read_form(content_type or "", content)
+            query = {**form.fields, **query}
+            query.setdefault("filename", form.filename)
+            content_type, content = form.content_type, form.content
+        return _store(principal, query, content_type, content, request.headers)
+
+    @bp.route("/files", methods=["GET"])
+    def listing() -> Response:
+        """`?cohort=&cursor=&limit=` -> `{files: […], cursor}`; the cohort may be left out by who belongs to one only."""
+        principal = tier().sign_in(bp.current_request)
+        query = bp.current_request.query_params or {}
+        page = tier().catalog.files(
+            _cohort(principal, query.get("cohort")), query.get("cursor"), http.page_limit(query.get("limit"))
+        )
+        return _json({"files": [_public(view) for view in page.files], "cursor": page.cursor})
+
+    @bp.route("/files/{file_id}", methods=["GET", "HEAD"])
+    def describe(file_id: str) -> Response:
+        tier().sign_in(bp.current_request)
+        return _json(_public(tier().catalog.file(_checked(file_id))))
+
+    @bp.route("/files/{file_id}", methods=["DELETE"])
+    def delete(file_id: str) -> Response:
+        principal = tier().sign_in(bp.current_request)
+        view = tier().catalog.file(_checked(file_id))
+        principal.require(Permission.DELETE, view.cohort)
+        StorageManager.get_storage(view.disk).delete(view.path)
+        return _json({"file_id": view.file_id, "deleted": True})
+
+    @bp.route("/files/{file_id}/content", methods=["GET", "HEAD"])
+    def content(file_id: str) -> Response:
+        """The bytes, with `Range`, `If-Range`, `If-None-Match`, `ETag` and a safe `Content-Disposition`."""
+        request = bp.current_request
+        principal = tier().sign_in(request)
+        view = tier().catalog.file(_checked(file_id))
+        principal.require(Permission.READ, view.cohort)
+        etag = f'"{view.sha256 or view.etag}"'
+        headers = {
+            "ETag": etag,
+            "Content-Disposition": http.content_disposition(view.filename),
+            "Content-Type": view.content_type,
+            "Cache-Control": "private, no-store",
+            # Stored bytes are never to be interpreted as a page of ours, whatever type they claim.
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+        }
+        if http.matches(request.headers.get("if-none-match"), etag):
+            return not_modified(headers)
+        if request.method == "HEAD":
+            return description_response(view.size, headers)
+        wanted = http.parse_range(request.headers.get("range"))
+        if not http.range_applies(request.headers.get("if-range"), etag):
+            wanted = None
+        return content_response(StorageManager.get_storage(view.disk).open(view.path, wanted), headers, wanted)
+
+    return bp
+
+
+def _store(
+    principal: Principal, query: Mapping[str, str], content_type: str | None, content: Reader, headers: Mapping[str, str]
+) -> Response:
+    storage, path, metadata = _target(query)
+    principal.require(Permission.UPLOAD, metadata.get("cohort"))
+    saved = storage.save(
+        path,
+        content,
+        _content_type(content_type, path),
+        metadata,
+        if_absent=query.get("overwrite", "").lower() not in ("1", "true", "yes"),
+        sha256=http.check_sha256(headers.get("x-content-sha256")),
+    )
+    answer = {
+        "file_id": saved.file_id,
+        "path": str(saved),
+        "size": saved.size,
+        "sha256": saved.sha256 or None,
+        "tracking_id": saved.tracking_id,
+    }
+    return _json(answer, 201, {"Location": f"/files/{saved.file_id}"})
+
+
+def _target(query: Mapping[str, str]) -> tuple[Storage, str, dict[str, str]]:
+    """Where the file goes: the storage, the path and the metadata. Raises `InvalidRequest`, `InvalidPath`."""
+    purpose = query.get("purpose") or "submission"
+    if purpose not in PURPOSES:
+        raise InvalidRequest(f"purpose must be one of {', '.join(PURPOSES)}.")
+    filename = paths.segment(query.get("filename") or "", "filename")
+    metadata = {"purpose": purpose, "cohort": paths.segment(query.get("cohort") or "", "cohort")}
+    for name in ("protocol_year", "file_type"):
+        if query.get(name) or purpose == "submission":
+            metadata[name] = paths.segment(query.get(name) or "", name)
+    if purpose == "submission":
+        path = paths.submission_path(
+            metadata["cohort"], metadata["protocol_year"], metadata["file_type"], filename
+        )
+        return StorageManager.get_submission_storage(), path, metadata
+    folder = query.get("precheck_id" if purpose == "precheck" else "audit_id") or uuid.uuid4().hex
+    if purpose == "precheck":
+        return StorageManager.get_workspace_storage(), paths.precheck_path(folder, filename), metadata
+    return StorageManager.get_scratch_storage(), paths.scratch_path(folder, filename), metadata
+
+
+def _content_type(told: str | None, path: str) -> str:
+    # curl -T says nothing; --data-binary says a form type for what is no form.
+    if told and told.split(";")[0].strip().lower() not in ("application/x-www-form-urlencoded", ""):
+        return told
+    return mimetypes.guess_type(path)[0] or "application/octet-stream"
+
+
+def _cohort(principal: Principal, asked: str | None) -> str:
+    if asked:
+        return asked
+    if len(principal.cohorts) == 1:
+        return next(iter(principal.cohorts))
+    raise InvalidRequest("Say which cohort: GET /files?cohort=…")
+
+
+def _checked(file_id: str) -> str:
+    """A file id is 32 hex digits; anything else cannot be one and is not passed on."""
+    if len(file_id) != 32 or not set(file_id) <= set("0123456789abcdef"):
+        raise FileMissing
+    return file_id
+
+
+def _public(view: FileView) -> dict[str, Any]:
+    return {name: value for name, value in view.to_json().items() if name != "disk"}
+
+
+def _json(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(dict(body), status_code=status, headers={"Cache-Control": "no-store", **(headers or {})})

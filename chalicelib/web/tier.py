@@ -1,0 +1,72 @@
+"""What the web tier's handlers share: settings, sessions, the catalog, and the check that somebody is signed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chalicelib import context
+from chalicelib.auth.policy import Principal
+from chalicelib.auth.sessions import Sessions
+from chalicelib.config import Settings
+from chalicelib.errors import CrossSiteRequest, NotSignedIn
+from chalicelib.storage.catalog import Catalog
+
+COOKIE = "depot_session"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class WebTier:
+    """Made once by the wiring."""
+
+    settings: Settings
+    sessions: Sessions
+    catalog: Catalog
+
+    def sign_in(self, request: Any) -> Principal:
+        """Who sent this request; also sets the assertion that calls to the services tier carry.
+
+        Bearer token first, else the session cookie; a cookie counts for unsafe methods only when the request comes from
+        our own pages. Raises `NotSignedIn`, `CrossSiteRequest`.
+        """
+        token, from_cookie = token_of(request.headers)
+        if token is None:
+            raise NotSignedIn
+        if from_cookie and request.method not in _SAFE:
+            refuse_cross_site(request.headers)
+        principal = self.sessions.resolve(token)
+        context.assertion.set(token)
+        return principal
+
+
+Tier = Callable[[], WebTier]
+
+
+def token_of(headers: Mapping[str, str]) -> tuple[str | None, bool]:
+    """The session token of a request, and whether it came as a cookie."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials.strip():
+        return credentials.strip(), False
+    for item in headers.get("cookie", "").split(";"):
+        name, _, value = item.strip().partition("=")
+        if name == COOKIE and value:
+            return value, True
+    return None, False
+
+
+def refuse_cross_site(headers: Mapping[str, str]) -> None:
+    """Cross-site request forgery: believe the browser's own word on where a request comes from.
+
+    `Sec-Fetch-Site` where there is one, else `Origin` against `Host`; a client that sends neither is no browser (the rule
+    of Go's net/http CrossOriginProtection). Raises `CrossSiteRequest`.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        if site not in ("same-origin", "none"):
+            raise CrossSiteRequest
+        return
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        raise CrossSiteRequest

@@ -1,0 +1,155 @@
+"""The tables of current state: files, the paths they hold, upload sessions and their parts.
+
+History is the ledger's; these rows change in the same DynamoDB transaction as the event that explains the change.
+"""
+
+from __future__ import annotations
+
+from pynamodb.attributes import (
+    BooleanAttribute,
+    JSONAttribute,
+    NumberAttribute,
+    UnicodeAttribute,
+)
+from pynamodb.indexes import AllProjection, GlobalSecondaryIndex
+from pynamodb.models import Model
+
+
+class State:
+    """States of a file and of an upload session (design, section 5)."""
+
+    INTENT = "INTENT"
+    OPEN = "OPEN"
+    COMPLETING = "COMPLETING"
+    AVAILABLE = "AVAILABLE"
+    ABORTED = "ABORTED"
+    FAILED = "FAILED"
+    LOST = "LOST"
+    DELETED = "DELETED"
+    REPLACED = "REPLACED"
+
+
+class ByCohort(GlobalSecondaryIndex["TrackedFile"]):
+    """Available files of a cohort, newest last. Sparse: `listed_in` is there only while a file is AVAILABLE."""
+
+    class Meta:
+        index_name = "by-cohort"
+        projection = AllProjection()
+
+    listed_in = UnicodeAttribute(hash_key=True)
+    listed_at = UnicodeAttribute(range_key=True)
+
+
+class ByCleanup(GlobalSecondaryIndex["TrackedFile"]):
+    """Temporary files by the moment they are due. Sparse: only files that must be cleaned up and still are there."""
+
+    class Meta:
+        index_name = "by-cleanup"
+        projection = AllProjection()
+
+    cleanup_disk = UnicodeAttribute(hash_key=True)
+    cleanup_due = NumberAttribute(range_key=True)
+
+
+class TrackedFile(Model):
+    """The current state of one file. Times are epoch seconds, sizes bytes, `sha256` hex."""
+
+    class Meta:
+        suffix = "files"
+        table_name = "files"
+
+    file_id = UnicodeAttribute(hash_key=True)
+    disk = UnicodeAttribute()
+    path = UnicodeAttribute()
+    filename = UnicodeAttribute()
+    state = UnicodeAttribute()
+    purpose = UnicodeAttribute()
+    owner = UnicodeAttribute()
+    tracking_id = UnicodeAttribute()
+    created_at = NumberAttribute()
+    updated_at = NumberAttribute()
+    cohort = UnicodeAttribute(null=True)
+    file_type = UnicodeAttribute(null=True)
+    protocol_year = UnicodeAttribute(null=True)
+    content_type = UnicodeAttribute(null=True)
+    size = NumberAttribute(null=True)
+    sha256 = UnicodeAttribute(null=True)
+    parts_sha256 = UnicodeAttribute(null=True)
+    etag = UnicodeAttribute(null=True)
+    metadata = JSONAttribute(null=True)
+    listed_in = UnicodeAttribute(null=True)
+    listed_at = UnicodeAttribute(null=True)
+    cleanup_disk = UnicodeAttribute(null=True)
+    cleanup_due = NumberAttribute(null=True)
+
+    by_cohort = ByCohort()
+    by_cleanup = ByCleanup()
+
+
+class PathClaim(Model):
+    """Who holds a path: the file that is there, and the upload that is on its way to it.
+
+    The key is `{disk}:{sha256 of the path}`, so that no path is longer than a key may be. `pending` names the file id of an
+    upload under way and `pending_until` (epoch seconds) its lease: after that another upload may take the path over, and
+    the old one finds its renewal refused.
+    """
+
+    class Meta:
+        suffix = "paths"
+        table_name = "paths"
+
+    key = UnicodeAttribute(hash_key=True)
+    file_id = UnicodeAttribute(null=True)
+    pending = UnicodeAttribute(null=True)
+    pending_until = NumberAttribute(null=True)
+
+
+class UploadSession(Model):
+    """One upload that comes in several calls. `offset` is what has been acknowledged, in bytes.
+
+    `epoch` counts the writers that have held it, `lease_until` (epoch seconds) is when the present one's hold ends.
+    """
+
+    class Meta:
+        suffix = "uploads"
+        table_name = "uploads"
+
+    upload_id = UnicodeAttribute(hash_key=True)
+    file_id = UnicodeAttribute()
+    tracking_id = UnicodeAttribute()
+    disk = UnicodeAttribute()
+    path = UnicodeAttribute()
+    state = UnicodeAttribute()
+    owner = UnicodeAttribute()
+    created_at = NumberAttribute()
+    expires_at = NumberAttribute()
+    part_bytes = NumberAttribute()
+    offset = NumberAttribute(default=0)
+    parts = NumberAttribute(default=0)
+    epoch = NumberAttribute(default=0)
+    lease_until = NumberAttribute(default=0)
+    # Set once a part below the store's minimum was written: only S3's last part may be that small.
+    closed = BooleanAttribute(default=False)
+    handle = UnicodeAttribute(null=True)
+    cohort = UnicodeAttribute(null=True)
+    size = NumberAttribute(null=True)
+    sha256 = UnicodeAttribute(null=True)
+    if_absent = BooleanAttribute(default=False)
+
+
+class UploadPart(Model):
+    """One acknowledged part of a session."""
+
+    class Meta:
+        suffix = "upload-parts"
+        table_name = "upload-parts"
+
+    upload_id = UnicodeAttribute(hash_key=True)
+    number = NumberAttribute(range_key=True)
+    offset = NumberAttribute()
+    size = NumberAttribute()
+    etag = UnicodeAttribute()
+    sha256 = UnicodeAttribute()
+
+
+MODELS: list[type[Model]] = [TrackedFile, PathClaim, UploadSession, UploadPart]
