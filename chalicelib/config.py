@@ -76,9 +76,9 @@ class DiskConfig:
     api_key: Secret = field(default_factory=lambda: Secret(""))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Settings:
-    """All settings of one process. Times in seconds, sizes in bytes."""
+    """All settings of one process. Times in seconds, sizes in bytes. Compared and hashed by identity."""
 
     role: Role
     production: bool

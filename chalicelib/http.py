@@ -94,3 +94,8 @@ def page_limit(text: str | None, default: int = 100, most: int = 1000) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
         raise InvalidRequest(f"limit must be a number from 1 to {most}.")
     return int(text)
+
+
+def is_metadata_key(key: str) -> bool:
+    """Whether a key can travel as a header; keys that other software wrote to the store may not."""
+    return _META_KEY.fullmatch(key) is not None

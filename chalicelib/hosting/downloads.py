@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chalice import Response
+from chalice.app import Response
 
 from chalicelib.hosting.chalice_app import StreamResponse
 from chalicelib.storage.base import ByteRange, Download
@@ -22,7 +22,9 @@ def content_response(download: Download, headers: Mapping[str, str], wanted: Byt
 
 def description_response(size: int, headers: Mapping[str, str]) -> Response:
     """The answer to HEAD: everything but the bytes."""
-    return StreamResponse((), status_code=200, headers={**headers, "Content-Length": str(size), "Accept-Ranges": "bytes"})
+    return StreamResponse(
+        (), status_code=200, headers={**headers, "Content-Length": str(size), "Accept-Ranges": "bytes"}
+    )
 
 
 def not_modified(headers: Mapping[str, str]) -> Response:

@@ -56,7 +56,7 @@ class ByteRange:
             if count <= 0:
                 raise RangeNotSatisfiable
             return size - count, count
-        if self.start >= size:
+        if self.start >= size or (self.end is not None and self.end < self.start):
             raise RangeNotSatisfiable
         last = size - 1 if self.end is None else min(self.end, size - 1)
         return self.start, last - self.start + 1

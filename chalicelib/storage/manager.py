@@ -127,9 +127,7 @@ class StorageManager:
         return cls.get_storage(cls._for_purpose("submissions", cls.settings().submission_disk))
 
     @classmethod
-    def save_submission_file(
-        cls, submission: Any, content: Content, content_type: str | None = None
-    ) -> SavedPath:
+    def save_submission_file(cls, submission: Any, content: Content, content_type: str | None = None) -> SavedPath:
         """Save under `submissions/{cohort}/{protocol_year}/{file_type}/{filename}`.
 
         `submission` is a mapping or an object with those four fields.

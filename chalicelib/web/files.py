@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from chalice import Blueprint, Response
+from chalice.app import Blueprint, Response
 
 from chalicelib import http
 from chalicelib.auth.policy import Permission, Principal
@@ -33,7 +33,7 @@ def blueprint(tier: Tier) -> Blueprint:
         """Stream a body (raw, or an HTML form's file) to the services tier -> 201 `{file_id, path, size, sha256, …}`."""
         request = bp.current_request
         principal = tier().sign_in(request)
-        query = dict(request.query_params or {})
+        query: dict[str, str] = dict(request.query_params or {})
         content_type, content = request.headers.get("content-type"), body_reader(request)
         if is_form(content_type):
             form = read_form(content_type or "", content)
@@ -46,7 +46,7 @@ def blueprint(tier: Tier) -> Blueprint:
     def listing() -> Response:
         """`?cohort=&cursor=&limit=` -> `{files: […], cursor}`; the cohort may be left out by who belongs to one only."""
         principal = tier().sign_in(bp.current_request)
-        query = bp.current_request.query_params or {}
+        query: dict[str, str] = dict(bp.current_request.query_params or {})
         page = tier().catalog.files(
             _cohort(principal, query.get("cohort")), query.get("cursor"), http.page_limit(query.get("limit"))
         )
@@ -95,7 +95,11 @@ def blueprint(tier: Tier) -> Blueprint:
 
 
 def _store(
-    principal: Principal, query: Mapping[str, str], content_type: str | None, content: Reader, headers: Mapping[str, str]
+    principal: Principal,
+    query: Mapping[str, str],
+    content_type: str | None,
+    content: Reader,
+    headers: Mapping[str, str],
 ) -> Response:
     storage, path, metadata = _target(query)
     principal.require(Permission.UPLOAD, metadata.get("cohort"))
@@ -128,9 +132,7 @@ def _target(query: Mapping[str, str]) -> tuple[Storage, str, dict[str, str]]:
         if query.get(name) or purpose == "submission":
             metadata[name] = paths.segment(query.get(name) or "", name)
     if purpose == "submission":
-        path = paths.submission_path(
-            metadata["cohort"], metadata["protocol_year"], metadata["file_type"], filename
-        )
+        path = paths.submission_path(metadata["cohort"], metadata["protocol_year"], metadata["file_type"], filename)
         return StorageManager.get_submission_storage(), path, metadata
     folder = query.get("precheck_id" if purpose == "precheck" else "audit_id") or uuid.uuid4().hex
     if purpose == "precheck":

@@ -29,7 +29,7 @@ class FormUpload:
 
 
 def is_form(content_type: str | None) -> bool:
-    return parse_options_header(content_type or "")[0] == "multipart/form-data"
+    return bool(parse_options_header(content_type or "")[0] == "multipart/form-data")
 
 
 def read_form(content_type: str, body: Reader) -> FormUpload:
@@ -59,11 +59,10 @@ def _events(boundary: str, body: Reader) -> Iterator[MultipartSegment | bytes | 
     try:
         with PushMultipartParser(boundary, strict=True, max_segment_count=64) as parser:
             while not parser.closed:
-                block = body.read(BLOCK_BYTES)
+                if not (block := body.read(BLOCK_BYTES)):
+                    raise TruncatedBody
                 for event in parser.parse(block):
                     yield bytes(event) if isinstance(event, bytearray) else event
-                if not block and not parser.closed:
-                    raise TruncatedBody
     except MultipartError as error:
         raise InvalidRequest("The form is not well-formed multipart/form-data.") from error
     # What follows the closing boundary means nothing, but a body that breaks there is still a broken request.

@@ -91,7 +91,7 @@ def advance(session: UploadSession, part: Part, *, closes: bool, clock: Clock) -
         & (UploadSession.offset == part.offset)
         & (UploadSession.state == State.OPEN)
     )
-    moved = [
+    moved: list[Any] = [
         UploadSession.offset.set(offset),
         UploadSession.parts.set(part.number),
         UploadSession.closed.set(closes),

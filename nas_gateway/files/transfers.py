@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -64,11 +64,13 @@ class Transfers:
         ledger: Ledger,
         registry: Registry,
         *,
+        disks: Sequence[str],
         temporary_hours: int = 4,
         max_bytes: int = MAX_OBJECT_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.disk, self.ledger, self.registry = disk, ledger, registry
+        self._disks = tuple(disks)
         self._temporary = timedelta(hours=temporary_hours)
         self.max_bytes, self.clock = max_bytes, clock
 
@@ -248,6 +250,19 @@ class Transfers:
         if file is None or file.state != State.AVAILABLE or not call.principal.may(Permission.LIST, file.cohort):
             raise FileMissing
         return file
+
+    def require_prefix(self, call: Call, permission: Permission, prefix: str) -> None:
+        """Listing a folder of the NAS itself: a user may see below `submissions/{cohort}/` of a permitted cohort."""
+        parts = prefix.split("/")
+        cohort = parts[1] if parts[0] == "submissions" and len(parts) > 1 else None
+        if not call.is_service and not call.principal.may(permission, cohort):
+            self._deny(call, permission, "", prefix, cohort)
+
+    def temporary_files(self, *, created_before: float, limit: int) -> list[TrackedFile]:
+        """Temporary files that are there and older than a moment (epoch seconds), those longest due first."""
+        horizon = created_before + self._temporary.total_seconds()
+        found = self.registry.due_for_cleanup(self._disks, before=horizon, limit=limit)
+        return [file for file in found if file.state == State.AVAILABLE]
 
     # --- delete ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""The services tier's blueprints under `/internal/`: thin handlers over the use-cases. API key on every call."""

@@ -1,0 +1,81 @@
+"""The services tier, put together: the one place that knows every driver, table and use-case.
+
+Called by `app.py` and by the entry point `depot.gateway` (how StorageManager finds it in a developer's script). Nothing is
+made at import time.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+
+from pynamodb.models import Model
+
+from chalicelib import context, dynamo, observability
+from chalicelib.auth import tables as auth_tables
+from chalicelib.auth.sessions import Sessions
+from chalicelib.config import Role, Settings
+from chalicelib.errors import SecurityError
+from chalicelib.storage.base import PartStorage, Storage
+from chalicelib.storage.manager import StorageManager
+from nas_gateway import drivers
+from nas_gateway.api.guard import Gateway
+from nas_gateway.files import tables as file_tables
+from nas_gateway.files.catalog import LocalCatalog
+from nas_gateway.files.registry import Registry
+from nas_gateway.files.tracked import TrackedStorage
+from nas_gateway.files.transfers import Call, Transfers
+from nas_gateway.files.uploads import Uploads
+from nas_gateway.ledger import tables as ledger_tables
+from nas_gateway.ledger.ledger import Ledger
+
+MODELS: list[type[Model]] = [*file_tables.MODELS, *ledger_tables.MODELS]
+
+
+@lru_cache(maxsize=8)
+def gateway(settings: Settings) -> Gateway:
+    """The services tier for these settings; one a process and settings. Raises `SecurityError` in the web role."""
+    if settings.role is Role.WEB:
+        raise SecurityError("Web server must use remote storage for PHI operations")
+    dynamo.bind(settings.table_prefix, settings.aws_region, *auth_tables.MODELS, *MODELS)
+    ledger = Ledger(server_role=settings.role.value)
+    ledger_tables.set_default(ledger)
+
+    @cache
+    def disk(name: str) -> PartStorage:
+        return drivers.make(settings.disks[name])
+
+    transfers = Transfers(
+        disk,
+        ledger,
+        Registry(),
+        disks=list(settings.disks),
+        temporary_hours=settings.temporary_hours,
+        max_bytes=settings.max_upload_bytes,
+    )
+    return Gateway(settings, Sessions(settings), transfers, Uploads(transfers))
+
+
+def storage_factory(settings: Settings, disk: str) -> Storage:
+    """What StorageManager calls for a disk in the services and testing roles."""
+    made = gateway(settings)
+    return TrackedStorage(disk, made.transfers, lambda: current_call(made))
+
+
+def local_catalog(settings: Settings) -> LocalCatalog:
+    """The catalog of the testing role."""
+    made = gateway(settings)
+    return LocalCatalog(made.transfers, lambda: current_call(made))
+
+
+def current_call(made: Gateway) -> Call:
+    """On whose behalf code runs that is handed no call: the signed-in user of this request, or the tier itself."""
+    token = context.assertion.get()
+    if token is None:
+        return Call()
+    return Call(made.sessions.resolve(token), observability.current_request_id())
+
+
+def configure(settings: Settings) -> Gateway:
+    """Wire the tier and StorageManager with it."""
+    StorageManager.configure(settings, storage_factory)
+    return gateway(settings)
