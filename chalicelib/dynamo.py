@@ -6,27 +6,44 @@ The models themselves live beside their use-cases (PynamoDB is imported only the
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import Any
 
 from pynamodb.connection import Connection
-from pynamodb.exceptions import TableError
+from pynamodb.exceptions import PynamoDBException, TableError
 from pynamodb.models import Model
 
 # Seconds. A table call that takes longer is treated as failed, and the ledger's failure stops the transfer (503), so
 # these bound how long a caller waits for that answer: 3 attempts of at most 1 + 5 s.
 CONNECT_TIMEOUT, READ_TIMEOUT, RETRIES = 1.0, 5.0, 2
 
+# What `create` raises when DynamoDB cannot be reached or refuses, for callers that have no business with PynamoDB.
+Failure = PynamoDBException
+
+
+# One client a process and endpoint. PynamoDB would make one a table, each with its own copy of botocore's models: eight
+# times the memory and 0.2 s each, and botocore clients must not be created by several threads at once anyway.
+_shared: dict[tuple[str | None, ...], Connection] = {}
+
 
 def bind(prefix: str, region: str, *models: type[Model]) -> None:
     """Point table classes at `{prefix}-{Meta.suffix}`. Called by the wiring, once a process; again in tests."""
+    key = (region, os.environ.get("AWS_ENDPOINT_URL_DYNAMODB"), os.environ.get("AWS_ENDPOINT_URL"))
     for model in models:
         meta: Any = model.Meta
         meta.table_name = f"{prefix}-{meta.suffix}"
         meta.region = region
         meta.connect_timeout_seconds, meta.read_timeout_seconds = CONNECT_TIMEOUT, READ_TIMEOUT
         meta.max_retry_attempts = RETRIES
-        meta.max_pool_connections = 32
+        meta.max_pool_connections = 64
         model._connection = None
+        table = model._get_connection()
+        shared = _shared.setdefault(key, table.connection)
+        with suppress(ValueError):  # bound before
+            shared.add_meta_table(table.get_meta_table())
+        table.connection = shared
+    _ = _shared[key].client if models else None
 
 
 def connection(model: type[Model]) -> Connection:

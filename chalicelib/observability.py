@@ -12,8 +12,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -27,11 +26,11 @@ SERVICE = "depot"
 ALLOWED_KEYS = frozenset(
     """
     request_id file_id tracking_id upload_id part_number cohort_id user_id event_id lease_epoch plan_id run_id
-    role disk driver method route status error_code error_type location retryable attempt signal pid port
+    role disk driver method route status error_code error_type raised_at retryable attempt signal pid port
     bytes_in bytes_out size offset length count total skipped failed deleted found parts
     duration_ms latency_ms timeout_ms age_seconds hours
     landlock landlock_abi rlimit_fsize write_attempts action outcome state rule setting version
-    """.split()
+    """.split()  # noqa: SIM905 -- one key a line would hide the groups
 )
 _MAX_TEXT = 200  # characters of one logged string; a longer one is no id
 
@@ -60,9 +59,13 @@ def request_id_from(header: str | None) -> str:
     return header if header and _REQUEST_ID.fullmatch(header) else uuid.uuid4().hex
 
 
-def begin_request(record: RequestRecord) -> None:
-    """Make `record` the one of the request that runs in this context."""
-    _record.set(record)
+def begin_request(record: RequestRecord) -> Token[RequestRecord | None]:
+    """Make `record` the one of the request that runs in this context, until `end_request` with what this returns."""
+    return _record.set(record)
+
+
+def end_request(token: Token[RequestRecord | None]) -> None:
+    _record.reset(token)
 
 
 def current_record() -> RequestRecord | None:
@@ -89,7 +92,7 @@ class _Stderr:
 def logger() -> Logger:
     from aws_lambda_powertools import Logger
 
-    # `location` would always name this file.
+    # Powertools' `location` would always name this file; None drops that key from every line.
     return Logger(service=SERVICE, level="INFO", stream=cast(TextIO, _Stderr()), location=None)
 
 
@@ -117,27 +120,21 @@ def redact(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _write(level: int, event: str, fields: dict[str, Any]) -> None:
+    log = logger()
+    write = log.error if level >= logging.ERROR else log.warning if level >= logging.WARNING else log.info
+    write(event, extra=fields)
+
+
 def log_event(event: str, /, level: int = logging.INFO, **fields: Any) -> None:
     """One line. `event` is a constant of the code, such as "upload_completed"; `fields` pass the allow-list."""
     kept = redact(fields)
     kept.setdefault("request_id", current_request_id())
-    write = cast("Callable[..., None]", logger().log)
-    write(level, event, extra=kept)
-
-
-def error_location(error: BaseException) -> str:
-    """Where it was raised, as `module:function:line`; never a path of the machine."""
-    trace = error.__traceback__
-    if trace is None:
-        return "-"
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    frame = trace.tb_frame
-    return f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_name}:{trace.tb_lineno}"
+    _write(level, event, kept)
 
 
 def trace_locations(error: BaseException, deepest: int = 12) -> str:
-    """The traceback as code locations only, outermost first, at most the `deepest` last ones."""
+    """The traceback as `module:function:line`, innermost first, at most `deepest`; never a path of the machine."""
     places, trace = list[str](), error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
@@ -150,10 +147,9 @@ def log_exception(event: str, error: BaseException, **fields: Any) -> None:
     """An error nobody expected: its type and where it came from, never its message."""
     kept = redact(fields)
     kept["error_type"] = type(error).__qualname__
-    kept["location"] = trace_locations(error)
+    kept["raised_at"] = trace_locations(error)
     kept.setdefault("request_id", current_request_id())
-    write = cast("Callable[..., None]", logger().log)
-    write(logging.ERROR, event, extra=kept)
+    _write(logging.ERROR, event, kept)
 
 
 def log_access(record: RequestRecord) -> None:

@@ -229,6 +229,10 @@ class Part:
 class PartStorage(Storage, Protocol):
     """The capability behind upload sessions. Parts count from 1 and may be written in any order and in parallel.
 
+    Numbers ascend with offsets; gaps in the numbers are allowed. A part that was written and is not named on completing is
+    dropped; where it overlaps a part of a higher number, it must not harm that one (a writer that lost its lease may still
+    be writing).
+
     `handle` is opaque and survives the process: another process goes on with it. `min_part_bytes` is the smallest part
     that may be followed by another (5 MiB on S3, 1 on the local driver).
     """

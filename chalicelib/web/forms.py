@@ -57,17 +57,17 @@ def read_form(content_type: str, body: Reader) -> FormUpload:
 def _events(boundary: str, body: Reader) -> Iterator[MultipartSegment | bytes | None]:
     """The parser's events; a body that ends before the closing boundary raises `TruncatedBody`."""
     try:
-        with PushMultipartParser(boundary, strict=True, max_segment_count=64) as parser:
-            while not parser.closed:
-                if not (block := body.read(BLOCK_BYTES)):
-                    raise TruncatedBody
-                for event in parser.parse(block):
-                    yield bytes(event) if isinstance(event, bytearray) else event
+        # Not `strict`: that refuses the line end after the closing boundary when it comes in a block of its own.
+        parser = PushMultipartParser(boundary, max_segment_count=64)
+        while block := body.read(BLOCK_BYTES):
+            for event in parser.parse(block):
+                yield bytes(event) if isinstance(event, bytearray) else event
     except MultipartError as error:
         raise InvalidRequest("The form is not well-formed multipart/form-data.") from error
-    # What follows the closing boundary means nothing, but a body that breaks there is still a broken request.
-    while body.read(BLOCK_BYTES):
-        pass
+    try:
+        parser.close()
+    except MultipartError as error:
+        raise TruncatedBody from error
 
 
 def _file(events: Iterator[MultipartSegment | bytes | None]) -> Iterator[bytes]:

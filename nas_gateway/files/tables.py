@@ -125,7 +125,7 @@ class UploadSession(Model):
     expires_at = NumberAttribute()
     part_bytes = NumberAttribute()
     offset = NumberAttribute(default=0)
-    parts = NumberAttribute(default=0)
+    parts = NumberAttribute(default=0)  # the highest part number in use
     epoch = NumberAttribute(default=0)
     lease_until = NumberAttribute(default=0)
     # Set once a part below the store's minimum was written: only S3's last part may be that small.

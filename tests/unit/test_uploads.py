@@ -1,0 +1,283 @@
+"""The session behind the three-phase call: offsets, leases, endings, and no file from anything unfinished."""
+
+import hashlib
+
+import pytest
+
+from chalicelib.errors import (
+    DigestMismatch,
+    FileExists,
+    InvalidRequest,
+    LeaseLost,
+    LengthMismatch,
+    OffsetConflict,
+    PayloadTooLarge,
+    TruncatedBody,
+    UploadInProgress,
+    UploadMissing,
+    UploadStateConflict,
+)
+from chalicelib.limits import LEASE_SECONDS, MIB
+from chalicelib.storage.streams import BytesReader, IteratorReader
+from nas_gateway.files.placement import place
+from nas_gateway.files.tables import UploadSession
+from nas_gateway.files.transfers import Call
+from nas_gateway.files.uploads import RunningHashes, Uploads, parts_sha256
+from nas_gateway.ledger import queries
+from nas_gateway.ledger.tables import OpenOperation
+from tests.support.gateway import outcomes, user
+
+PATH = "submissions/VACS/2024/patient/big.csv"
+PLACE = place("submissions", PATH)
+BODY = bytes(range(256)) * 4096 * 12  # 12 MiB: two parts, more than the 10 MB of the chunked action
+
+
+@pytest.fixture
+def uploads(gateway) -> Uploads:
+    return gateway.uploads
+
+
+def send(uploads, upload_id, body=BODY, chunk=8 * MIB, call=None):
+    for offset in range(0, len(body), chunk):
+        uploads.chunk(call or Call(), upload_id, offset, BytesReader(body[offset : offset + chunk]))
+
+
+def stored(gateway):
+    return [info.path for info in gateway.transfers.disk("submissions").list_files()]
+
+
+def test_init_chunks_complete(gateway, uploads):
+    begun = uploads.init(Call(), PLACE, size=len(BODY))
+    assert (begun.offset, begun.chunk_bytes, begun.state) == (0, 8 * MIB, "OPEN")
+    assert outcomes(cohort="VACS") == [("file_uploaded_chunked", "intent")]
+    send(uploads, begun.upload_id)
+    assert uploads.status(Call(), begun.upload_id).offset == len(BODY)
+    assert stored(gateway) == []
+    saved = uploads.complete(Call(), begun.upload_id)
+    assert saved.sha256 == hashlib.sha256(BODY).hexdigest()
+    assert gateway.transfers.disk("submissions").get_file(PATH) == BODY
+    assert outcomes(saved.file_id) == [("file_uploaded_chunked", "intent"), ("file_uploaded_chunked", "completed")]
+    assert queries.query(file_id=saved.file_id).events[-1].bytes_transferred == len(BODY)
+
+
+def test_small_files_keep_the_plain_action_even_when_their_size_was_not_announced(gateway, uploads):
+    begun = uploads.init(Call(), PLACE)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"small"))
+    saved = uploads.complete(Call(), begun.upload_id)
+    assert outcomes(saved.file_id)[-1] == ("file_uploaded_via_stream", "completed")
+
+
+def test_a_large_file_of_unknown_size_ends_with_the_chunked_action(uploads):
+    begun = uploads.init(Call(), PLACE)
+    send(uploads, begun.upload_id)
+    assert outcomes(uploads.complete(Call(), begun.upload_id).file_id)[-1] == ("file_uploaded_chunked", "completed")
+
+
+def test_an_empty_file(gateway, uploads):
+    begun = uploads.init(Call(), PLACE, size=0)
+    saved = uploads.complete(Call(), begun.upload_id)
+    assert (saved.size, saved.sha256) == (0, hashlib.sha256(b"").hexdigest())
+    assert gateway.transfers.disk("submissions").get_file(PATH) == b""
+
+
+def test_one_chunk_may_hold_many_parts(gateway, uploads):
+    begun = uploads.init(Call(), PLACE)
+    assert uploads.chunk(Call(), begun.upload_id, 0, IteratorReader([BODY[:7], BODY[7:]])).offset == len(BODY)
+    assert uploads.complete(Call(), begun.upload_id).size == len(BODY)
+
+
+def test_another_process_goes_on_where_the_first_stopped(gateway, uploads):
+    begun = uploads.init(Call(), PLACE, size=len(BODY))
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(BODY[: 8 * MIB]))
+    other = Uploads(gateway.transfers)
+    other.chunk(Call(), begun.upload_id, 8 * MIB, BytesReader(BODY[8 * MIB :]))
+    saved = other.complete(Call(), begun.upload_id)
+    assert gateway.transfers.disk("submissions").get_file(PATH) == BODY
+    assert saved.sha256 == "", "nobody saw the whole file, so nobody may claim its hash"
+    assert queries.query(file_id=saved.file_id).events[-1].file_hash.endswith("-2")
+
+
+def test_a_promised_digest_is_checked_by_reading_back_when_nobody_saw_the_whole(gateway, uploads):
+    for digest, good in ((hashlib.sha256(BODY).hexdigest(), True), ("0" * 64, False)):
+        path = place("submissions", f"submissions/VACS/2024/patient/{good}.csv")
+        begun = uploads.init(Call(), path, size=len(BODY), sha256=digest)
+        send(uploads, begun.upload_id)
+        other = Uploads(gateway.transfers)
+        if good:
+            assert other.complete(Call(), begun.upload_id).sha256 == digest
+        else:
+            with pytest.raises(DigestMismatch):
+                other.complete(Call(), begun.upload_id)
+    assert stored(gateway) == ["submissions/VACS/2024/patient/True.csv"]
+
+
+def test_a_wrong_digest_is_refused_before_the_file_is_visible(gateway, uploads):
+    begun = uploads.init(Call(), PLACE, size=len(BODY), sha256="0" * 64)
+    send(uploads, begun.upload_id)
+    with pytest.raises(DigestMismatch):
+        uploads.complete(Call(), begun.upload_id)
+    assert stored(gateway) == []
+    assert outcomes(cohort="VACS")[-1] == ("file_uploaded_chunked", "failed")
+    assert list(OpenOperation.scan()) == []
+
+
+def test_a_chunk_elsewhere_than_at_the_offset_is_refused(uploads):
+    begun = uploads.init(Call(), PLACE, size=len(BODY))
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(BODY[: 8 * MIB]))
+    for offset in (0, 8 * MIB - 1, 8 * MIB + 1):
+        with pytest.raises(OffsetConflict):
+            uploads.chunk(Call(), begun.upload_id, offset, BytesReader(b"x"))
+    assert uploads.status(Call(), begun.upload_id).offset == 8 * MIB
+
+
+def test_a_body_that_breaks_keeps_the_whole_parts_that_arrived_and_no_more(gateway, uploads):
+    def source():
+        yield BODY[: 9 * MIB]
+        raise TruncatedBody
+
+    begun = uploads.init(Call(), PLACE, size=len(BODY))
+    with pytest.raises(TruncatedBody):
+        uploads.chunk(Call(), begun.upload_id, 0, IteratorReader(source()))
+    assert uploads.status(Call(), begun.upload_id).offset == 8 * MIB
+    uploads.chunk(Call(), begun.upload_id, 8 * MIB, BytesReader(BODY[8 * MIB :]))
+    assert uploads.complete(Call(), begun.upload_id).size == len(BODY)
+    assert gateway.transfers.disk("submissions").get_file(PATH) == BODY
+
+
+def test_completing_early_or_sending_too_much_is_refused(uploads):
+    begun = uploads.init(Call(), PLACE, size=len(BODY) - 1)
+    with pytest.raises(LengthMismatch):
+        uploads.complete(Call(), begun.upload_id)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(BODY[: 8 * MIB]))
+    with pytest.raises(LengthMismatch):
+        uploads.chunk(Call(), begun.upload_id, 8 * MIB, BytesReader(BODY[8 * MIB :]))
+    with pytest.raises(LengthMismatch):
+        uploads.complete(Call(), begun.upload_id)
+
+
+def test_a_size_over_the_limit_is_refused_at_init_and_while_chunks_come(gateway, uploads):
+    gateway.transfers.max_bytes = 8 * MIB
+    with pytest.raises(PayloadTooLarge):
+        uploads.init(Call(), PLACE, size=8 * MIB + 1)
+    begun = uploads.init(Call(), PLACE)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(BODY[: 8 * MIB]))
+    with pytest.raises(PayloadTooLarge):
+        uploads.chunk(Call(), begun.upload_id, 8 * MIB, BytesReader(b"x"))
+
+
+def test_only_one_writer_at_a_time(uploads):
+    begun = uploads.init(Call(), PLACE)
+
+    def source():
+        with pytest.raises(UploadInProgress):
+            uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"other"))
+        yield b"mine"
+
+    uploads.chunk(Call(), begun.upload_id, 0, IteratorReader(source()))
+    assert uploads.complete(Call(), begun.upload_id).sha256 == hashlib.sha256(b"mine").hexdigest()
+
+
+def test_a_writer_that_slept_past_its_lease_is_fenced(gateway, uploads):
+    begun = uploads.init(Call(), PLACE)
+    now = gateway.transfers.clock()
+
+    def source():
+        yield b"slow"
+        gateway.transfers.clock = lambda: now + LEASE_SECONDS + 1
+        uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"fast"))
+
+    with pytest.raises(LeaseLost):
+        uploads.chunk(Call(), begun.upload_id, 0, IteratorReader(source()))
+    assert uploads.status(Call(), begun.upload_id).offset == 4
+    saved = uploads.complete(Call(), begun.upload_id)
+    assert gateway.transfers.disk("submissions").get_file(PATH) == b"fast"
+    assert saved.sha256 in ("", hashlib.sha256(b"fast").hexdigest())
+
+
+def test_completing_again_gives_the_same_answer(uploads):
+    begun = uploads.init(Call(), PLACE)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"x"))
+    first = uploads.complete(Call(), begun.upload_id)
+    again = uploads.complete(Call(), begun.upload_id)
+    assert (first.file_id, first.tracking_id, first.sha256) == (again.file_id, again.tracking_id, again.sha256)
+    assert outcomes(first.file_id) == [("file_uploaded_via_stream", "intent"), ("file_uploaded_via_stream", "completed")]
+
+
+def test_completing_goes_on_after_a_crash_in_the_middle(gateway, uploads):
+    begun = uploads.init(Call(), PLACE)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"x"))
+    session = UploadSession.get(begun.upload_id)
+    session.update([UploadSession.state.set("COMPLETING")])
+    assert uploads.complete(Call(), begun.upload_id).size == 1
+
+
+def test_abort_discards_everything_and_is_repeatable(gateway, uploads):
+    begun = uploads.init(Call(), PLACE, size=len(BODY))
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(BODY[: 8 * MIB]))
+    uploads.abort(Call(), begun.upload_id)
+    uploads.abort(Call(), begun.upload_id)
+    assert stored(gateway) == []
+    assert outcomes(cohort="VACS")[-1] == ("file_uploaded_chunked", "failed")
+    for attempt in (
+        lambda: uploads.chunk(Call(), begun.upload_id, 8 * MIB, BytesReader(b"x")),
+        lambda: uploads.complete(Call(), begun.upload_id),
+    ):
+        with pytest.raises(UploadMissing):
+            attempt()
+    assert uploads.init(Call(), PLACE, if_absent=True), "the path is free again at once"
+
+
+def test_a_path_under_upload_is_taken_until_it_ends(uploads):
+    begun = uploads.init(Call(), PLACE, if_absent=True)
+    with pytest.raises(UploadInProgress):
+        uploads.init(Call(), PLACE, if_absent=True)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"x"))
+    uploads.complete(Call(), begun.upload_id)
+    with pytest.raises(FileExists):
+        uploads.init(Call(), PLACE, if_absent=True)
+
+
+def test_an_expired_session_takes_no_more_chunks(gateway, uploads):
+    begun = uploads.init(Call(), PLACE)
+    gateway.transfers.clock = lambda: begun.expires_at + 1
+    with pytest.raises(UploadStateConflict):
+        uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"x"))
+
+
+def test_a_session_is_its_owners(uploads):
+    begun = uploads.init(user("uploader", "VACS"), PLACE, if_absent=True)
+    for stranger in (user("uploader", "OTHER"), user("superuser")):
+        with pytest.raises(UploadMissing):
+            uploads.status(stranger, begun.upload_id)
+    assert uploads.status(Call(), begun.upload_id).offset == 0
+    with pytest.raises(UploadMissing):
+        uploads.status(Call(), "0" * 32)
+
+
+def test_small_chunks_are_refused_where_the_store_needs_large_parts(gateway, uploads):
+    gateway.transfers.disk("submissions").min_part_bytes = 5 * MIB
+    begun = uploads.init(Call(), PLACE, size=len(BODY))
+    with pytest.raises(InvalidRequest, match="at least"):
+        uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"small"))
+    unknown = uploads.init(Call(), place("submissions", PATH + ".2"))
+    uploads.chunk(Call(), unknown.upload_id, 0, BytesReader(b"last"))
+    with pytest.raises(InvalidRequest, match="at least"):
+        uploads.chunk(Call(), unknown.upload_id, 4, BytesReader(b"not the last after all"))
+    assert uploads.complete(Call(), unknown.upload_id).size == 4
+
+
+def test_running_hashes_say_nothing_when_a_chunk_was_missed():
+    hashes = RunningHashes(limit=2)
+    hashes.feed("a", 0, b"one")
+    hashes.feed("a", 5, b"not the next")
+    assert hashes.at("a", 3) is None
+    hashes.feed("b", 0, b"b")
+    hashes.feed("c", 0, b"c")
+    hashes.feed("d", 0, b"d")
+    assert hashes.at("b", 1) is None, "only the last two are kept"
+    assert hashes.at("d", 1) == hashlib.sha256(b"d").hexdigest()
+    assert hashes.at("never", 0) == hashlib.sha256(b"").hexdigest()
+
+
+def test_the_parts_hash_says_how_many_parts_there_were():
+    assert parts_sha256([]).endswith("-0")
