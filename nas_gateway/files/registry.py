@@ -208,6 +208,6 @@ def _decode(cursor: str | None) -> dict[str, Any] | None:
         key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
     except ValueError:
         raise InvalidRequest("The cursor is not one of this list's.") from None
-    if not isinstance(key, dict) or not all(isinstance(value, dict) for value in key.values()):
+    if not key or not isinstance(key, dict) or not all(isinstance(value, dict) for value in key.values()):
         raise InvalidRequest("The cursor is not one of this list's.")
     return key
