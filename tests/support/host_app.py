@@ -106,7 +106,7 @@ def build() -> tuple[DepotApp, Seen]:
     @app.route("/wait")
     def wait() -> dict[str, bool]:
         seen.started.set()
-        assert seen.go.wait(PATIENCE)
+        assert seen.go.wait(3 * PATIENCE)  # longer than a test waits for a process to end
         return {"waited": True}
 
     @app.route("/echo", methods=methods)

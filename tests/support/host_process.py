@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 class Process:
     def __init__(self, *arguments: str, fds: tuple[int, ...] = (), **environ: str) -> None:
-        environ = {"DEPOT_DRAIN_SECONDS": "20", **environ}
+        environ = {"DEPOT_DRAIN_SECONDS": "90", **environ}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.host_process", *arguments],
             cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

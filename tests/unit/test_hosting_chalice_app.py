@@ -123,6 +123,13 @@ def test_the_none_body_is_empty_not_null(app: DepotApp) -> None:
     assert app(event("GET", "/nothing"), None)["body"] == ""
 
 
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\0b", "snow \u2603"])
+def test_a_header_that_cannot_be_sent_is_an_error(app: DepotApp, value: str) -> None:
+    app.route("/header")(lambda: Response("", {"X-Name": value}))
+    answer = app(event("GET", "/header"), None)
+    assert (answer["statusCode"], "X-Name" in answer["headers"]) == (500, False)
+
+
 def test_chalices_own_errors_take_our_form(app: DepotApp) -> None:
     def missing() -> None:
         raise NotFoundError("/nas/canary")

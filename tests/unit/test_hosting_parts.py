@@ -19,6 +19,7 @@ from chalicelib.errors import (
     TruncatedBody,
 )
 from chalicelib.hosting.bridge import BodyPipe, BodyReader, PeerGone, ResponsePipe, SizedBodyReader
+from chalicelib.hosting.events import streamed_answer, whole_answer
 from chalicelib.hosting.framing import Framing, check
 from chalicelib.hosting.pool import WorkerPool
 from chalicelib.hosting.router import Router
@@ -87,6 +88,28 @@ def test_framing_tells_how_the_body_comes() -> None:
 def test_framing_refuses_what_a_lenient_parser_would_pass(headers: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(InvalidRequest):
         check("POST", "1.1", [HOST, *headers])
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+def test_a_handler_does_not_frame_its_answer() -> None:
+    answer = {
+        "statusCode": 200, "body": "abc",
+        "headers": {"Transfer-Encoding": "gzip", "Connection": "keep-alive", "Content-Length": "99", "X-A": "b"},
+        "multiValueHeaders": {"Set-Cookie": ["c=1", "d=2"]},
+    }  # fmt: skip
+    assert sorted(whole_answer(answer, head=False).headers) == [
+        (b"content-length", b"3"), (b"content-type", b"application/json"), (b"set-cookie", b"c=1"),
+        (b"set-cookie", b"d=2"), (b"x-a", b"b"),
+    ]  # fmt: skip
+    assert dict(streamed_answer(answer, head=False).headers).keys() == {b"content-length", b"x-a", b"set-cookie"}
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_a_body_announces_none(status: int) -> None:
+    made = streamed_answer({"statusCode": status, "body": None, "headers": {"Content-Length": "5"}}, head=False)
+    assert (made.headers, made.body) == ([], b"")
 
 
 # --- the pool -------------------------------------------------------------------------------------------------
