@@ -62,7 +62,9 @@ class ByteRange:
         return self.start, last - self.start + 1
 
     def header(self) -> str:
-        """The value of a `Range` header."""
+        """The value of a `Range` header. A range that ends before it begins would be ignored there: it raises here."""
+        if self.start is not None and self.end is not None and self.end < self.start:
+            raise RangeNotSatisfiable
         return f"bytes={'' if self.start is None else self.start}-{'' if self.end is None else self.end}"
 
 

@@ -1,0 +1,201 @@
+"""Measure Depot against boto3 and nginx on one S3 store, and write docs/benchmarks.md.
+
+    S3_ENDPOINT=… S3_ACCESS_KEY=… S3_SECRET_KEY=… python -m bench [--rounds 5] [--gib 1]
+
+Without S3_ENDPOINT it brings up a one-node Ceph (infra/local/ceph-rgw) for the run. Each round measures both sides, one
+after the other and in turn first; what is reported is the median of the rounds' ratios, with the smallest and largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.nginx import nginx
+from bench.probe import cpu_seconds, peak_rss, reset_peak
+from bench.report import write
+from tests.support.stack import RunningStack, running_stack
+
+GIB = 1024**3
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Figures:
+    """Everything measured in one run. Seconds, ratios (ours / theirs in throughput), bytes."""
+
+    gib: float
+    rounds: int
+    upload: list[tuple[float, float]] = field(default_factory=list)  # (ours, boto3's) seconds
+    download: list[tuple[float, float]] = field(default_factory=list)
+    cpu_upload: dict[str, list[float]] = field(default_factory=dict)  # CPU seconds a GiB, by process
+    cpu_download: dict[str, list[float]] = field(default_factory=dict)
+    growth: dict[str, int] = field(default_factory=dict)  # bytes of peak RSS over idle
+    memory_gib: float = 2.0
+
+
+class Bench:
+    def __init__(self, stack: RunningStack, folder: Path, gib: float) -> None:
+        self.stack, self.folder, self.gib = stack, folder, gib
+        self.token = self._sign_in()
+        self.source = folder / "source.bin"
+        with self.source.open("wb") as out:
+            block = os.urandom(1024 * 1024)
+            for number in range(int(gib * 1024)):
+                out.write(number.to_bytes(8, "big") + block[8:])
+
+    def _sign_in(self) -> str:
+        body = json.dumps({"username": "admin", "password": self.stack.document["password"]})
+        answer = self._curl("-H", "Content-Type: application/json", "-d", body, f"{self.web}/session")
+        return str(json.loads(answer)["token"])
+
+    @property
+    def web(self) -> str:
+        return str(self.stack.document["web_url"])
+
+    @property
+    def services(self) -> str:
+        return str(self.stack.document["services_url"])
+
+    @staticmethod
+    def _curl(*arguments: str) -> str:
+        command = ["curl", "-sS", "--fail-with-body", "--noproxy", "*", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def _timed(self, *arguments: str, body: str = "/dev/null") -> float:
+        return float(self._curl("-o", body, "-w", "%{time_total}", *arguments))
+
+    def upload(self, source: Path | None = None) -> tuple[float, str]:
+        """Seconds of one upload through both tiers, and the file's id."""
+        name, answer = f"{uuid.uuid4().hex}.bin", self.folder / "answer.json"
+        where = f"{self.web}/files?cohort=BENCH&protocol_year=2024&file_type=patient&filename={name}"
+        bearer = f"Authorization: Bearer {self.token}"
+        seconds = self._timed("-T", str(source or self.source), "-H", bearer, where, body=str(answer))
+        return seconds, str(json.loads(answer.read_text())["file_id"])
+
+    def download(self, file_id: str) -> float:
+        return self._timed("-H", f"Authorization: Bearer {self.token}", f"{self.web}/files/{file_id}/content")
+
+    def delete(self, file_id: str) -> None:
+        bearer = f"Authorization: Bearer {self.token}"
+        self._curl("-X", "DELETE", "-H", bearer, f"{self.web}/files/{file_id}")
+
+    def boto3(self, *arguments: str) -> float:
+        command = [sys.executable, "-m", "bench.store", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        return float(done.stdout)
+
+    def through_nginx(self, url: str) -> float:
+        path = f"upload_prechecks/bench/{uuid.uuid4().hex}"
+        where = f"{url}/internal/storage/upload?disk=workspace&path={path}"
+        return self._timed("-X", "POST", "-T", str(self.source), where)
+
+
+def rounds(bench: Bench, figures: Figures, pids: dict[str, int]) -> None:
+    """Upload and download, ours and boto3's, each first in every other round."""
+    for number in range(figures.rounds):
+        key = f"bench/{uuid.uuid4().hex}"
+        measured: dict[str, Any] = {}
+
+        def ours(measured: dict[str, Any] = measured) -> None:
+            before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+            measured["ours"], measured["id"] = bench.upload()
+            for name, pid in pids.items():
+                spent = (cpu_seconds(pid) - before[name]) / bench.gib
+                figures.cpu_upload.setdefault(name, []).append(spent)
+
+        def theirs(measured: dict[str, Any] = measured, key: str = key) -> None:
+            measured["theirs"] = bench.boto3("upload", str(bench.source), key)
+
+        for step in (ours, theirs) if number % 2 == 0 else (theirs, ours):
+            step()
+        figures.upload.append((measured["ours"], measured["theirs"]))
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+        down = bench.download(measured["id"])
+        for name, pid in pids.items():
+            figures.cpu_download.setdefault(name, []).append((cpu_seconds(pid) - before[name]) / bench.gib)
+        figures.download.append((down, bench.boto3("download", key)))
+        print(
+            f"round {number + 1}: upload {measured['theirs'] / measured['ours']:.2f} of boto3's throughput, "
+            f"download {figures.download[-1][1] / down:.2f}",
+            flush=True,
+        )
+        bench.delete(measured["id"])
+        remove(key)
+
+
+def remove(key: str) -> None:
+    from bench.store import client
+
+    client().delete_object(Bucket=os.environ["S3_BUCKET"], Key=key)
+
+
+def behind_nginx(bench: Bench, figures: Figures, folder: Path) -> None:
+    """CPU of nginx in the web tier's place, over the same number of rounds."""
+    with nginx(folder, bench.services, bench.stack.document["api_key"]) as (url, pid):
+        for _ in range(figures.rounds):
+            before = cpu_seconds(pid)
+            bench.through_nginx(url)
+            figures.cpu_upload.setdefault("nginx", []).append((cpu_seconds(pid) - before) / bench.gib)
+
+
+def memory(bench: Bench, figures: Figures, pids: dict[str, int]) -> None:
+    """Growth of each tier's peak resident memory while one large file goes up and comes down."""
+    bench.delete(bench.upload(Path(__file__))[1])  # warm: connections, code paths
+    idle = {name: reset_peak(pid) for name, pid in pids.items()}
+    large = bench.folder / "large.bin"
+    with large.open("wb") as out:
+        for _ in range(int(figures.memory_gib * 1024 // int(bench.gib * 1024))):
+            out.write(bench.source.read_bytes())
+    file_id = bench.upload(large)[1]
+    bench.download(file_id)
+    figures.growth = {name: peak_rss(pid) - idle[name] for name, pid in pids.items()}
+    bench.delete(file_id)
+    large.unlink()
+
+
+def run(arguments: argparse.Namespace) -> Figures:
+    figures = Figures(gib=arguments.gib, rounds=arguments.rounds)
+    with tempfile.TemporaryDirectory() as name, running_stack(Path(name), nas="s3") as stack:
+        bench = Bench(stack, Path(name), arguments.gib)
+        pids = {tier: stack.pids[tier] for tier in ("web", "services")}
+        memory(bench, figures, pids)
+        rounds(bench, figures, pids)
+        behind_nginx(bench, figures, Path(name) / "nginx")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gib", type=float, default=1.0)
+    arguments = parser.parse_args()
+    os.environ.setdefault("S3_BUCKET", f"depot-bench-{uuid.uuid4().hex[:8]}")
+    if "S3_ENDPOINT" in os.environ:
+        figures = run(arguments)
+    else:
+        script = str(ROOT / "infra/local/ceph-rgw")
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([script, "up", folder], check=True)
+            os.environ.update(
+                S3_ENDPOINT="http://127.0.0.1:7480", S3_ACCESS_KEY="testaccess", S3_SECRET_KEY="testsecretkey"
+            )
+            try:
+                figures = run(arguments)
+            finally:
+                subprocess.run([script, "down", folder], check=False)
+    text = write(figures, ROOT / "docs" / "benchmarks.md", statistics.median)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
