@@ -70,9 +70,11 @@ class Checks:
         yield "the small file comes back identical", lambda: self.download("small")
         yield "the large file comes back identical", lambda: self.download("large")
         yield "the small upload is tracked", lambda: self.tracked("small", "file_uploaded_via_stream")
-        yield "the large upload is tracked as chunked", lambda: self.tracked("large", "file_uploaded_chunked")
+        yield "the large upload is tracked", lambda: self.tracked("large", "file_uploaded_via_stream")
+        yield "a chunked upload of more than 10 MB in three phases", self.three_phases
+        yield "it is tracked as chunked", lambda: self.tracked("chunked", "file_uploaded_chunked")
         yield "the web tier stored nothing", self.web_stored_nothing
-        yield "delete both", self.delete
+        yield "delete all", self.delete
         yield "deleted files are gone", self.gone
 
     # --- the checks ------------------------------------------------------------------------------------------
@@ -129,6 +131,29 @@ class Checks:
         moved = [event["bytes_transferred"] for event in events if event["outcome"] == "completed"]
         expect(moved == [len(self.bodies[name])], f"bytes_transferred {moved}")
 
+    def three_phases(self) -> None:
+        data = self.bodies["large"]
+        path = f"submissions/VACS/2024/patient/check-{secrets.token_hex(4)}.csv"
+        init = json.dumps({"disk": "submissions", "path": path, "size": len(data)}).encode()
+        status, session = self.chunked("init", init, {"Content-Type": "application/json"})
+        expect(status == 201, f"init answered {status} {session}")
+        upload, offset = {"upload_id": session["upload_id"]}, 0
+        while offset < len(data):
+            chunk = data[offset : offset + session["chunk_bytes"]]
+            binary = {"Content-Type": "application/octet-stream"}
+            status, body = self.chunked("chunk", chunk, binary, **upload, offset=str(offset))
+            expect(status == 200, f"chunk at {offset} answered {status} {body}")
+            expect(body["offset"] > offset, f"the offset stays at {offset}")
+            offset = body["offset"]
+        status, body = self.chunked("complete", b"", {}, **upload)
+        expect(status == 201, f"complete answered {status} {body}")
+        expect(body["size"] == len(data), f"{body['size']} bytes arrived of {len(data)}")
+        self.bodies["chunked"], self.uploaded["chunked"] = data, body
+
+    def chunked(self, phase: str, body: bytes, headers: Mapping[str, str], **query: str) -> Answer:
+        path = "/internal/storage/upload_chunked?" + urllib.parse.urlencode({"phase": phase, **query})
+        return self.services("POST", path, body=body, headers=headers)
+
     def web_stored_nothing(self) -> None:
         left = [path for path in self.web_folder.rglob("*") if path.is_file()]
         expect(not left, f"{len(left)} files in its temporary folder")
@@ -160,9 +185,23 @@ class Checks:
         signed = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         return _call(self.document["web_url"], method, path, body, {**signed, **(headers or {})}, raw=raw)
 
-    def services(self, method: str, path: str, *, api_key: str | None = None) -> Answer:
+    def services(
+        self,
+        method: str,
+        path: str,
+        *,
+        api_key: str | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         key = self.document["api_key"] if api_key is None else api_key
-        return _call(self.document["services_url"], method, path, None, {"X-API-Key": key} if key else {})
+        return _call(
+            self.document["services_url"],
+            method,
+            path,
+            body,
+            {**({"X-API-Key": key} if key else {}), **(headers or {})},
+        )
 
 
 def _call(

@@ -14,7 +14,7 @@ from chalicelib.config import Role, Settings
 from chalicelib.errors import SettingsError
 from infra.local import environment
 from infra.local.environment import Addresses, S3Store
-from infra.local.stack import Options, free_ports
+from infra.local.ports import free_ports
 from infra.local.state import StateDir, write_private
 
 WHERE = Addresses("127.0.0.1", 8000, 8001, 4566)
@@ -128,12 +128,8 @@ def test_clients_are_told_an_address_they_can_use() -> None:
 # --- ports ---------------------------------------------------------------------------------------------------------
 
 
-def options(web: int, services: int, aws: int) -> Options:
-    return Options("127.0.0.1", web, services, aws, Path("state"), Path("nas"), "local")
-
-
 def test_port_0_gives_three_different_free_ports() -> None:
-    ports = free_ports(options(0, 0, 0))
+    ports = free_ports("127.0.0.1", 0, 0, 0)
     assert len(set(ports)) == 3
     assert all(1024 <= port <= 65535 for port in ports)
 
@@ -144,11 +140,11 @@ def test_a_port_in_use_is_named_with_the_option_that_moves_it(at: int, option: s
         ports = [0, 0, 0]
         ports[at] = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=rf"Port {ports[at]} .* {option}"):
-            free_ports(options(*ports))
+            free_ports("127.0.0.1", *ports)
 
 
 def test_the_same_port_twice_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     with pytest.raises(SettingsError, match="three different ports"):
-        free_ports(options(port, port, 0))
+        free_ports("127.0.0.1", port, port, 0)

@@ -1,0 +1,83 @@
+# The verbs of this project. `make help` lists them. Needs make and Python 3.11 or newer, nothing else.
+
+# The first Python that is new enough; override with `make run PYTHON=/path/to/python3.12`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip --disable-pip-version-check -q
+UV_VERSION = 0.13.8
+
+# What `make run` passes on to `depot up`, such as ARGS="--web-port 9000".
+ARGS ?=
+# What the test verbs pass on to pytest, such as T="-k upload -x".
+T ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types bench package test-slow test-nas lock clean dev
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: $(VENV)/.run ## start everything on this machine (web tier on http://127.0.0.1:8000); Ctrl-C stops it
+	@exec $(VENV)/bin/depot up $(ARGS)
+
+test: $(VENV)/.dev ## unit and functional tests, without the slow ones (under 3 minutes, loopback only)
+	@$(PY) -m pytest -m "not slow and not nas" $(T)
+
+check: lint types test ## everything a change must pass
+
+lint: $(VENV)/.dev ## ruff (rules and format) and the import rules
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache
+
+types: $(VENV)/.dev ## mypy, strict
+	@$(VENV)/bin/mypy
+
+bench: $(VENV)/.dev ## measure throughput, memory and CPU; writes docs/benchmarks.md
+	@$(PY) -m bench $(ARGS)
+
+package: $(VENV)/.run ## dist/web.zip and dist/services.zip for AWS Lambda
+	@$(PY) -m infra.package $(ARGS)
+
+test-slow: $(VENV)/.dev ## large files, strace, kill loops
+	@$(PY) -m pytest -m "slow and not nas" tests $(T)
+
+test-nas: $(VENV)/.dev ## the functional and integration suites against Ceph RGW (installs it on Debian, as root)
+	@infra/local/test-nas $(PY) $(T)
+
+lock: $(VENV)/.run ## compile requirements*.in into requirements*.txt
+	@$(PIP) install --target .build/uv uv==$(UV_VERSION)
+	@for f in requirements requirements-dev requirements-web requirements-services; do \
+		.build/uv/bin/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
+			--custom-compile-command "make lock" --default-index https://pypi.org/simple $$f.in -o $$f.txt $(ARGS) || exit 1; \
+	done
+
+clean: ## remove what was built; keeps .depot (the state of `make run`)
+	@rm -rf $(VENV) .build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+dev: $(VENV)/.dev ## make the environment for tests and checks
+
+# --- the virtual environment: made once, made again when a lock changes ---------------------------------------
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Depot needs Python 3.11 or newer; none was found. Install one, or: make run PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Depot needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V 2>&1`" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) lacks venv: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python requirements.txt pyproject.toml
+	@echo "Installing requirements.txt (hashes checked) ..."
+	@$(PIP) install --require-hashes -r requirements.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	@echo "Installing requirements-dev.txt (hashes checked) ..."
+	@$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@
