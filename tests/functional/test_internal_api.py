@@ -120,7 +120,9 @@ def test_an_aborted_upload_leaves_nothing(services):
     assert services.post("/internal/storage/upload_chunked", params={"phase": "abort", **query}).json()["aborted"]
     gone = services.post("/internal/storage/upload_chunked", params={"phase": "complete", **query})
     assert (gone.status_code, code(gone)) == (404, "upload_not_found")
-    assert services.get("/internal/storage/exists", params={"disk": "workspace", "path": path}).json() == {"exists": False}
+    assert services.get("/internal/storage/exists", params={"disk": "workspace", "path": path}).json() == {
+        "exists": False
+    }
 
 
 def test_exists_metadata_list_and_delete(services):

@@ -1,5 +1,7 @@
 """The remote driver keeps the same contract as the drivers, through a real services tier in another process."""
 
+import os
+
 import pytest
 
 from chalicelib.errors import BadApiKey, ServicesUnavailable
@@ -15,6 +17,9 @@ def transport(tiers: RunningStack) -> Transport:
 
 
 class TestRemoteStorage(StorageConformance):
+    # `depot up` puts three disks into one bucket when the NAS is an S3 store.
+    longest_path = 1024 - len("workspace/") * ("S3_ENDPOINT" in os.environ)
+
     @pytest.fixture
     def storage(self, transport: Transport) -> RemoteStorageDriver:
         return RemoteStorageDriver("workspace", transport)
@@ -48,7 +53,11 @@ def test_a_wrong_key_is_told_as_such(tiers):
 
 def test_no_services_tier_is_told_as_such():
     storage = RemoteStorageDriver("workspace", Transport("http://127.0.0.1:9", "x" * 64))
-    for attempt in (lambda: storage.exists("a/b"), lambda: storage.save("a/b", b"x"), lambda: storage.save("a/b", iter([b"x"]))):
+    for attempt in (
+        lambda: storage.exists("a/b"),
+        lambda: storage.save("a/b", b"x"),
+        lambda: storage.save("a/b", iter([b"x"])),
+    ):
         with pytest.raises(ServicesUnavailable):
             attempt()
     assert storage.health().error == "services_unavailable"

@@ -55,8 +55,7 @@ def test_curl_dash_t_as_the_readme_says(tiers, web, tmp_path):
     source = tmp_path / "big.csv"
     source.write_bytes(random.Random(7).randbytes(3 * MIB))
     target = (
-        f"{tiers.document['web_url']}/files"
-        f"?cohort=VACS&protocol_year=2024&file_type=patient&filename={fresh_name()}"
+        f"{tiers.document['web_url']}/files?cohort=VACS&protocol_year=2024&file_type=patient&filename={fresh_name()}"
     )
     token = web.session.headers["Authorization"]
     for arguments, stdin in ((["-T", str(source)], None), (["-T", "-"], source.read_bytes())):
@@ -99,7 +98,8 @@ def test_a_form_that_is_cut_leaves_nothing(web):
 
 
 @pytest.mark.parametrize(
-    ("purpose", "start"), [("submission", "submissions/VACS/2024/"), ("precheck", "upload_prechecks/"), ("scratch", "scratch/audit_")]
+    ("purpose", "start"),
+    [("submission", "submissions/VACS/2024/"), ("precheck", "upload_prechecks/"), ("scratch", "scratch/audit_")],
 )
 def test_the_purpose_picks_disk_and_path(web, purpose, start):
     told = web.upload(b"x", purpose=purpose).json()

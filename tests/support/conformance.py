@@ -294,11 +294,14 @@ class StorageConformance(ConformanceBase):
         storage.delete(f"{base}/{name}")
         assert self.names(storage, base) == []
 
-    def test_1024_bytes_are_allowed(self, storage, base):
-        room = 1024 - len(base) - 1
+    # A disk whose files share a bucket has a key prefix, which counts toward the key's 1,024 bytes.
+    longest_path = 1024
+
+    def test_the_longest_path_is_allowed(self, storage, base):
+        room = self.longest_path - len(base) - 1
         path = base + "/" + "/".join(["d" * 199] * (room // 200)) + "/" + "e" * (room % 200)
         path = path.rstrip("/")
-        path += "x" * (1024 - len(path))
+        path += "x" * (self.longest_path - len(path))
         storage.save(path, b"x")
         assert storage.get_file(path) == b"x"
         storage.delete(path)

@@ -33,7 +33,9 @@ def _s3(disk: dict[str, Any], env: dict[str, str]) -> set[str]:
         aws_access_key_id=disk.get("access_key") or env["S3_ACCESS_KEY"],
         aws_secret_access_key=disk.get("secret_key") or env["S3_SECRET_KEY"],
         region_name=disk.get("region", "us-east-1"),
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
+        config=Config(
+            signature_version="s3v4", s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
+        ),
     )
     prefix = f"{disk['prefix']}/" if disk.get("prefix") else ""
     keys: set[str] = set()

@@ -6,7 +6,15 @@ from chalicelib.auth import users
 from chalicelib.auth.policy import ROLES, SERVICE, Permission, Principal
 from chalicelib.auth.sessions import Sessions
 from chalicelib.auth.tables import SessionRow, User
-from chalicelib.errors import BadApiKey, BadCredentials, CrossSiteRequest, Forbidden, InvalidRequest, NotSignedIn, TooManyRequests
+from chalicelib.errors import (
+    BadApiKey,
+    BadCredentials,
+    CrossSiteRequest,
+    Forbidden,
+    InvalidRequest,
+    NotSignedIn,
+    TooManyRequests,
+)
 from chalicelib.web.tier import refuse_cross_site, token_of
 from nas_gateway.api.guard import check_api_key
 

@@ -71,7 +71,10 @@ def test_the_services_role_gives_the_tracked_disk_and_caches_it(gateway):
 
 def test_a_developers_save_is_tracked(gateway):
     saved = StorageManager.get_workspace_storage().save("upload_prechecks/1/p.csv", "a,b\n", "text/csv")
-    assert outcomes(saved.file_id) == [("file_uploaded_via_stream", "intent"), ("file_uploaded_via_stream", "completed")]
+    assert outcomes(saved.file_id) == [
+        ("file_uploaded_via_stream", "intent"),
+        ("file_uploaded_via_stream", "completed"),
+    ]
     assert StorageManager.get_workspace_storage().get_file("upload_prechecks/1/p.csv") == b"a,b\n"
 
 

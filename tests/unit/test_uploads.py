@@ -200,7 +200,10 @@ def test_completing_again_gives_the_same_answer(uploads):
     first = uploads.complete(Call(), begun.upload_id)
     again = uploads.complete(Call(), begun.upload_id)
     assert (first.file_id, first.tracking_id, first.sha256) == (again.file_id, again.tracking_id, again.sha256)
-    assert outcomes(first.file_id) == [("file_uploaded_via_stream", "intent"), ("file_uploaded_via_stream", "completed")]
+    assert outcomes(first.file_id) == [
+        ("file_uploaded_via_stream", "intent"),
+        ("file_uploaded_via_stream", "completed"),
+    ]
 
 
 def test_completing_goes_on_after_a_crash_in_the_middle(gateway, uploads):
