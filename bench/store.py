@@ -1,6 +1,6 @@
 """The other side of every ratio: boto3 straight to the same store. Run as a process of its own, so that it shares nothing.
 
-    python -m bench.store upload FILE KEY | download KEY      prints the seconds of the call alone
+python -m bench.store upload FILE KEY | download KEY      prints the seconds of the call alone
 """
 
 from __future__ import annotations

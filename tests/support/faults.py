@@ -52,7 +52,9 @@ class OddReader:
         return block
 
 
-class _Body(io.BytesIO):
+class Body(io.BytesIO):
+    """A response's body as botocore reads it."""
+
     def stream(self, amount: int = 1 << 16, **_: Any) -> Any:
         while block := self.read(amount):
             yield block
@@ -79,7 +81,7 @@ class StoreAnswers:
         if isinstance(reply, BaseException):
             raise reply
         status, body = reply
-        return AWSResponse(request.url, status, {"Content-Type": "application/xml"}, _Body(body))
+        return AWSResponse(request.url, status, {"Content-Type": "application/xml"}, Body(body))
 
 
 def s3_error(code: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.errors import DepotError, InvalidPath, InvalidRequest, UploadLost, UploadStateConflict
+from chalicelib.errors import DepotError, InvalidPath, InvalidRequest, LeaseLost, UploadLost, UploadStateConflict
 from chalicelib.storage.base import Part
 from tests.support.conformance import BAD_PATHS, ConformanceBase, sha
 
@@ -95,6 +95,16 @@ class PartConformance(ConformanceBase):
         assert not storage.exists(path)
         storage.complete_parts(path, handle, [again, last])
         assert storage.get_file(path) == b"".join(bodies)
+
+    def test_a_late_part_of_a_lost_writer_does_not_harm_its_successor(self, storage, base):
+        """Number 1 was skipped when its writer lost the lease; it arrives after number 2 was acknowledged."""
+        path = f"{base}/f"
+        handle = storage.create_parts(path)
+        part = storage.write_part(path, handle, 2, 0, b"acknowledged")
+        with contextlib.suppress(LeaseLost):
+            storage.write_part(path, handle, 1, 0, b"late, longer than that")
+        storage.complete_parts(path, handle, [part])
+        assert storage.get_file(path) == b"acknowledged"
 
     def test_a_missing_part_is_an_error_and_shows_nothing(self, storage, base):
         path, bodies = f"{base}/f", self.cut(storage, 3)

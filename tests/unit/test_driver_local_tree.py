@@ -202,6 +202,22 @@ class TestStaging:
             storage.save("kept/f/x/y", b"x")
         assert sorted(os.listdir(root)) == [".depot-stage", "kept"]
 
+    @pytest.mark.parametrize("call", ["rename", "link", "open"])
+    def test_a_folder_that_another_process_removes_meanwhile_is_made_again(self, storage, root, monkeypatch, call):
+        """Whoever deletes the last file of a folder removes it: also between our making it and our using it."""
+        real, removed = getattr(os, call), []
+
+        def remove_first(*args, **kwargs):
+            if not removed and str(args[0]).startswith("new" if call == "open" else "tmp-"):
+                os.rmdir(root / "new")
+                removed.append(1)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(os, call, remove_first)
+        storage.save("new/f", b"x", if_absent=call == "link")
+        assert removed
+        assert storage.get_file("new/f") == b"x"
+
     def test_a_root_that_goes_away_is_not_an_empty_disk(self, storage, root):
         root.rename(root.with_name("unmounted"))
         for call in (
@@ -407,6 +423,14 @@ class TestParts:
         storage.complete_parts("p/f", handle, [part])
         assert (root / "p/f").stat().st_ino == inode
         assert staged(root) == []
+
+    def test_a_handle_cannot_name_another_folder(self, storage, root):
+        handle = storage.create_parts("p/f")
+        storage.abort_parts("kept/f", f"{handle}/../../kept")
+        storage.abort_parts("kept/f", f"{handle}/../meta/../../kept")
+        assert storage.get_file("kept/f") == b"kept"
+        with pytest.raises(UploadLost):
+            storage.write_part("kept/f", f"{handle}/../../kept", 1, 0, b"x")
 
     def test_an_upload_whose_beginning_was_cut_short_can_be_swept(self, storage, root):
         handle = "a" * 32

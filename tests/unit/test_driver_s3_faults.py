@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import threading
+from concurrent.futures import wait as futures_wait
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
@@ -21,15 +24,15 @@ from botocore.exceptions import (
 from chalicelib import errors
 from chalicelib.config import DiskConfig, Secret
 from chalicelib.limits import GIB, MIB, PART_BYTES
-from chalicelib.storage.base import Part
+from chalicelib.storage.base import ByteRange, Part
 from nas_gateway import drivers
-from nas_gateway.drivers import s3_errors
+from nas_gateway.drivers import s3_errors, s3_upload
 from nas_gateway.drivers.local import LocalFileSystemStorage
 from nas_gateway.drivers.memory import MemoryStorage
 from nas_gateway.drivers.s3 import S3Storage, peak_upload_bytes
 from nas_gateway.drivers.s3_client import make_client
 from nas_gateway.drivers.s3_upload import composite_etag, in_flight
-from tests.support.faults import BreakingReader, SourceBroke, s3_error
+from tests.support.faults import Body, BreakingReader, SourceBroke, s3_error
 
 CONFIG = DiskConfig(
     "s3",
@@ -42,7 +45,7 @@ CONFIG = DiskConfig(
 
 
 class Store:
-    """Answers by operation, at botocore's transport hook; keeps what was asked. `hold` makes parts wait for each other."""
+    """Answers by operation, (status, body[, headers]) or a function of the request; keeps what was asked."""
 
     def __init__(self, client: Any) -> None:
         self.asked: list[str] = []
@@ -58,11 +61,7 @@ class Store:
         }
         client.meta.events.register_first("before-send.s3", self.answer)
 
-    def answer(self, request: Any, event_name: str, **_: Any) -> Any:
-        from botocore.awsrequest import AWSResponse
-
-        from tests.support.faults import _Body
-
+    def answer(self, request: Any, event_name: str, **_: Any) -> AWSResponse:
         operation = event_name.rpartition(".")[2]
         with self.lock:
             self.asked.append(operation)
@@ -71,11 +70,13 @@ class Store:
             self.most = max(self.most, self.flying)
         answer = self.answers[operation]
         try:
-            status, body = answer(request) if callable(answer) else answer
+            status, body, *headers = answer(request) if callable(answer) else answer
         finally:
             with self.lock:
                 self.flying -= operation == "UploadPart"
-        return AWSResponse(request.url, status, {"ETag": '"' + "0" * 32 + '"'}, _Body(body))
+        return AWSResponse(
+            request.url, status, {"ETag": f'"{"0" * 32}"', **(headers[0] if headers else {})}, Body(body)
+        )
 
 
 @pytest.fixture
@@ -189,22 +190,46 @@ class TestSave:
         assert store.asked.count("UploadPart") == 8
         assert store.most == 4
 
-    def test_parts_in_flight_end_before_the_abort(self, storage, store):
-        """The abort of an upload that still receives parts can leave some behind."""
-        flying, seen = [], []
+    def test_no_more_is_read_ahead_than_the_memory_formula_says(self, storage, store, monkeypatch):
+        """No part is stored before the driver itself waits for one: what it has read by then is what it holds."""
+        done, full, ahead = [], threading.Event(), []
 
         def part(request):
-            flying.append(1)
-            if "partNumber=2" in request.url:
-                return 403, s3_error("AccessDenied")
-            second.wait(timeout=30)
-            flying.pop()
+            full.wait(timeout=30)
+            done.append(1)
             return 200, b""
 
-        second = threading.Event()
-        second.set()
-        store.answers["UploadPart"] = part
-        store.answers["AbortMultipartUpload"] = lambda request: seen.append(store.flying) or (204, b"")
+        def source():
+            for index in range(12 * 8):
+                ahead.append(index * MIB - len(done) * PART_BYTES)
+                yield bytes(MIB)
+
+        def waited(*args, **kwargs):
+            full.set()
+            return futures_wait(*args, **kwargs)
+
+        monkeypatch.setattr(s3_upload, "wait", waited)
+        store.answers |= {"UploadPart": part, "CompleteMultipartUpload": (400, s3_error("InvalidPart"))}
+        with pytest.raises(errors.UploadStateConflict):
+            storage.save("f", source())
+        assert max(ahead) < (CONFIG.concurrency + 1) * PART_BYTES <= peak_upload_bytes(CONFIG)
+
+    def test_parts_in_flight_end_before_the_abort(self, storage, store):
+        """The abort of an upload that still receives parts can leave some behind."""
+        failed, seen = threading.Event(), []
+
+        def part(request):
+            if "partNumber=2" in request.url:
+                failed.set()
+                return 403, s3_error("AccessDenied")
+            failed.wait(timeout=30)
+            return 200, b""
+
+        def abort(request):
+            seen.append(store.flying)
+            return 204, b""
+
+        store.answers |= {"UploadPart": part, "AbortMultipartUpload": abort}
         with pytest.raises(errors.StorageRefused):
             storage.save("f", iter([bytes(MIB)] * 64))
         assert seen == [0]
@@ -277,36 +302,15 @@ class TestSigning:
 
 class TestDownload:
     @pytest.mark.parametrize("given", ["", "bytes 5-9/10", "bytes */10"])
-    def test_a_store_that_answers_another_range_is_not_believed(self, storage, store, client, given):
-        from botocore.awsrequest import AWSResponse
-
-        from tests.support.faults import _Body
-
-        def answer(request, **_):
-            headers = {"Content-Length": "3", "ETag": '"e"', "Content-Range": given}
-            return AWSResponse(request.url, 206, headers, _Body(b"abc"))
-
-        client.meta.events.register_first("before-send.s3.GetObject", answer)
+    def test_a_store_that_answers_another_range_is_not_believed(self, storage, store, given):
+        store.answers["GetObject"] = (206, b"abc", {"Content-Length": "3", "Content-Range": given})
         with pytest.raises(errors.StorageError):
-            storage.open("f", errors_range())
+            storage.open("f", ByteRange(0, 2))
 
-    def test_a_body_that_ends_early_is_truncated(self, storage, client):
-        from botocore.awsrequest import AWSResponse
-
-        from tests.support.faults import _Body
-
-        def answer(request, **_):
-            return AWSResponse(request.url, 200, {"Content-Length": "5", "ETag": '"e"'}, _Body(b"abc"))
-
-        client.meta.events.register_first("before-send.s3.GetObject", answer)
+    def test_a_body_that_ends_early_is_truncated(self, storage, store):
+        store.answers["GetObject"] = (200, b"abc", {"Content-Length": "5"})
         with storage.open("f") as download, pytest.raises(errors.TruncatedBody):
             download.read()
-
-
-def errors_range():
-    from chalicelib.storage.base import ByteRange
-
-    return ByteRange(0, 2)
 
 
 class TestFormulas:
@@ -322,16 +326,13 @@ class TestFormulas:
 
     def test_the_etag_of_parts(self):
         # Ceph's answer for 5 MiB of "z" and one "q".
+        def md5(data: bytes) -> str:
+            return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
         parts = [Part(1, 0, 5 * MIB, md5(b"z" * (5 * MIB)), ""), Part(2, 5 * MIB, 1, md5(b"q"), "")]
         assert composite_etag(parts) == "5cacb18ac1b55b4146982afd016f7127-2"
         assert composite_etag([Part(1, 0, 1, "not hex", "")]) is None
         assert composite_etag([Part(1, 0, 1, "abcd", "")]) is None
-
-
-def md5(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 class TestMake:

@@ -1,0 +1,100 @@
+"""The parts capability of S3Storage, and what every S3 call needs: client, bucket, keys. Used by `S3Storage` only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from chalicelib.config import DiskConfig
+from chalicelib.errors import InvalidPath, StorageError, UploadLost
+from chalicelib.limits import MAX_PATH_BYTES, MIN_PART_BYTES
+from chalicelib.storage.base import ObjectInfo, Part
+from chalicelib.storage.paths import normalise
+from nas_gateway.drivers import common
+from nas_gateway.drivers.s3_client import KnownDigests, make_client, send_content_md5
+from nas_gateway.drivers.s3_describe import described_as, info_of
+from nas_gateway.drivers.s3_errors import translated
+from nas_gateway.drivers.s3_upload import Multipart
+
+
+class S3Parts:
+    """Uploads in parts to one bucket, kept by the store itself: nothing of them is in this process."""
+
+    min_part_bytes = MIN_PART_BYTES
+
+    def __init__(self, config: DiskConfig, client: Any = None) -> None:
+        self.disk, self._bucket, self._concurrency = config.name, config.bucket, config.concurrency
+        self._prefix = f"{config.prefix}/" if config.prefix else ""
+        self._client = make_client(config) if client is None else client
+        # With when_supported botocore may send the body in signed chunks with a trailing checksum: its business then.
+        self._digests = KnownDigests(self._client) if config.checksums == "when_required" else None
+        send_content_md5(self._client)
+
+    def __repr__(self) -> str:
+        return f"S3Storage(disk={self.disk!r})"
+
+    def _where(self, path: str) -> dict[str, str]:
+        key = self._prefix + path
+        if len(key.encode()) > MAX_PATH_BYTES:  # S3's own limit; the prefix counts
+            raise InvalidPath(f"On this disk a path takes at most {MAX_PATH_BYTES - len(self._prefix.encode())} bytes.")
+        return {"Bucket": self._bucket, "Key": key}
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def _begin(self, path: str, described: Mapping[str, Any]) -> Multipart:
+        with translated():
+            answer = self._client.create_multipart_upload(**self._where(path), **described)
+        return self._multipart(path, answer["UploadId"])
+
+    def _multipart(self, path: str, handle: str) -> Multipart:
+        return Multipart(self._client, self._where(normalise(path)), handle, self._digests)
+
+    def create_parts(
+        self, path: str, content_type: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> str:
+        """The handle is the store's upload id."""
+        return self._begin(normalise(path), described_as(content_type, metadata, None)).upload_id
+
+    def write_part(
+        self, path: str, handle: str, number: int, offset: int, data: bytes | bytearray | memoryview
+    ) -> Part:
+        common.check_part(number, offset)
+        body = bytes(data) if isinstance(data, memoryview) else data
+        return self._multipart(path, handle).send_part(number, offset, body)
+
+    def list_parts(self, path: str, handle: str) -> list[tuple[int, int]]:
+        return self._multipart(path, handle).list_parts()
+
+    def complete_parts(self, path: str, handle: str, parts: Sequence[Part], *, sha256: str | None = None) -> ObjectInfo:
+        """`sha256` cannot be added to an object that exists (short of copying it): the registry of files keeps it.
+
+        Completing again what is complete gives the same answer, as long as the file is still that one.
+        """
+        common.check_sha256(sha256)
+        ordered = common.in_order(parts)
+        upload = self._multipart(path, handle)
+        if not ordered:
+            ordered = [upload.send_part(1, 0, b"")]  # S3 completes no upload without a part, but takes an empty one
+        head = upload.complete(ordered)
+        return info_of(normalise(path), head, int(head["ContentLength"]))
+
+    def abort_parts(self, path: str, handle: str) -> None:
+        try:
+            discarded = self._multipart(path, handle).abort()
+        except UploadLost:
+            return
+        if not discarded:
+            raise StorageError("The upload could not be discarded. It is tried again later.")
+
+    def open_uploads(self) -> Iterator[common.OpenUpload]:
+        """Every multipart upload below this disk's prefix that is neither complete nor aborted."""
+        markers: dict[str, str] = {}
+        while True:
+            with translated():
+                answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._prefix, **markers)
+            for upload in answer.get("Uploads", []):
+                path = upload["Key"].removeprefix(self._prefix)
+                yield common.OpenUpload(path, upload["UploadId"], upload["Initiated"])
+            if not answer.get("IsTruncated"):
+                return
+            markers = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
