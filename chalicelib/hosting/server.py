@@ -23,7 +23,7 @@ from chalicelib.config import Settings
 from chalicelib.hosting import sandbox as no_write_sandbox
 from chalicelib.hosting.asgi import StreamingHost
 from chalicelib.hosting.chalice_app import DepotApp
-from chalicelib.hosting.memory import keep_freed_blocks
+from chalicelib.hosting.memory import keep_freed_blocks, switch_threads_sooner
 from chalicelib.hosting.protocol import DepotProtocol
 from chalicelib.observability import log_event, log_exception
 
@@ -52,6 +52,7 @@ def serve(
     when the address cannot be had, `SecurityError` when production has no sandbox.
     """
     keep_freed_blocks()
+    switch_threads_sooner()
     if sandbox:
         no_write_sandbox.enter(required=settings.production)
     listener = socket.socket(fileno=fd) if fd is not None else listen(host, port)

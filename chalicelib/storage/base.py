@@ -231,15 +231,17 @@ class Part:
 class PartStorage(Storage, Protocol):
     """The capability behind upload sessions. Parts count from 1 and may be written in any order and in parallel.
 
-    Numbers ascend with offsets; gaps in the numbers are allowed. A part that was written and is not named on completing is
-    dropped; where it overlaps a part of a higher number, it must not harm that one (a writer that lost its lease may still
-    be writing).
+    Numbers ascend with offsets; gaps in the numbers are allowed. A writer that lost its lease may still be writing the part
+    it was at: where `renumber_after_loss`, its successor takes the next number, and the late part must not harm it.
+    Elsewhere (S3) the successor takes the same number, since a store may refuse to complete while it holds a part that is
+    not named (Ceph 16 does); a late part then has another ETag than the acknowledged one, and completing is refused.
 
     `handle` is opaque and survives the process: another process goes on with it. `min_part_bytes` is the smallest part
     that may be followed by another (5 MiB on S3, 1 on the local driver).
     """
 
     min_part_bytes: int
+    renumber_after_loss: bool
 
     def create_parts(
         self, path: str, content_type: str | None = None, metadata: Mapping[str, str] | None = None

@@ -41,6 +41,7 @@ class LocalFileSystemStorage:
     """
 
     min_part_bytes = 1
+    renumber_after_loss = True
 
     def __init__(self, disk: str, root: str, *, attributes: bool = True) -> None:
         """`attributes=False` keeps metadata in records even where the file system has extended attributes."""

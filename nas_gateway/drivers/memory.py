@@ -27,6 +27,7 @@ class MemoryStorage:
     """One disk in memory: every file whole. Thread-safe."""
 
     min_part_bytes = 1
+    renumber_after_loss = True
 
     def __init__(self, disk: str) -> None:
         self.disk = disk

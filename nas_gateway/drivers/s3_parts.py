@@ -21,6 +21,7 @@ class S3Parts:
     """Uploads in parts to one bucket, kept by the store itself: nothing of them is in this process."""
 
     min_part_bytes = MIN_PART_BYTES
+    renumber_after_loss = False  # see ADR 5
 
     def __init__(self, config: DiskConfig, client: Any = None) -> None:
         self.disk, self._bucket, self._concurrency = config.name, config.bucket, config.concurrency

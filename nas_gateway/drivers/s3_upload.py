@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.config import DiskConfig
 from chalicelib.errors import FileMissing, ObjectCorrupt, PayloadTooLarge, StorageError, StorageUnavailable, UploadLost
-from chalicelib.limits import MAX_PARTS, PART_BYTES, grown_part_bytes, part_bytes_for
+from chalicelib.limits import LARGE_PART_BYTES, MAX_PARTS, grown_part_bytes, part_bytes_for
 from chalicelib.storage.base import Part, Reader
 from nas_gateway.drivers.common import fill
 from nas_gateway.drivers.s3_client import KnownDigests
@@ -30,15 +30,15 @@ _log = logging.getLogger("depot.storage")
 
 
 def in_flight(part_bytes: int, concurrency: int) -> int:
-    """How many parts of this size may be in flight, so that memory stays that of `concurrency` parts of 8 MiB."""
-    return max(1, concurrency * PART_BYTES // part_bytes)
+    """How many parts of this size may be in flight, so that memory stays that of `concurrency` parts of 16 MiB."""
+    return max(1, min(concurrency, concurrency * LARGE_PART_BYTES // part_bytes))
 
 
 def peak_upload_bytes(config: DiskConfig, size: int | None = None) -> int:
-    """The most memory one `S3Storage.save` holds in buffers, for a file of `size` bytes (None: not known, under 39 GiB).
+    """The most memory one `S3Storage.save` holds in buffers, for a file of `size` bytes (None: not known, under 8 GiB).
 
     `concurrency` parts in flight, one being read, one for the copy that a short last part takes. Larger parts lower the
-    parts in flight instead (`in_flight`), so only parts of over `concurrency` * 8 MiB raise the ceiling.
+    parts in flight instead (`in_flight`), so only parts of over `concurrency` * 16 MiB raise the ceiling.
     """
     part = part_bytes_for(size)
     return (in_flight(part, config.concurrency) + 2) * part

@@ -49,15 +49,15 @@ def update(session: UploadSession, actions: list[Any], condition: Condition) -> 
 
 
 @contextmanager
-def leased(session: UploadSession, clock: Clock) -> Iterator[None]:
+def leased(session: UploadSession, clock: Clock, *, renumber: bool = False) -> Iterator[None]:
     """Hold the session for one call. Taking it raises the epoch. Raises `UploadInProgress` while another holds it.
 
-    A holder that did not let go may still be writing a part: its number is skipped, so that what it writes late lands
-    beside the upload and not over an acknowledged part (numbers need only ascend; gaps are allowed).
+    A holder that did not let go may still be writing a part. With `renumber` its number is skipped, so that what it writes
+    late lands beside the upload and not over an acknowledged part (see `PartStorage`).
     """
     now = clock()
     taken: list[Any] = [UploadSession.epoch.add(1), UploadSession.lease_until.set(now + LEASE_SECONDS)]
-    if session.lease_until:
+    if renumber and session.lease_until:
         taken.append(UploadSession.parts.add(1))
     try:
         update(

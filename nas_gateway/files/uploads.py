@@ -123,7 +123,7 @@ class Uploads:
             raise OffsetConflict
         storage = self._transfers.disk(session.disk)
         body = watch(body, self._transfers.max_bytes)
-        with sessions.leased(session, self._transfers.clock):
+        with sessions.leased(session, self._transfers.clock, renumber=storage.renumber_after_loss):
             body.every(LEASE_SECONDS / 3, lambda: sessions.renew(session, self._transfers.clock))
             while data := read_full(body, int(session.part_bytes)):
                 self._store_part(session, storage, data)

@@ -194,6 +194,22 @@ def test_a_writer_that_slept_past_its_lease_is_fenced(gateway, uploads):
     assert saved.sha256 in ("", hashlib.sha256(b"fast").hexdigest())
 
 
+@pytest.mark.parametrize("renumber", [True, False], ids=["folder", "s3"])
+def test_a_crash_between_a_part_and_its_row_costs_nothing(gateway, uploads, renumber):
+    """The part is on the NAS, nobody acknowledged it, the lease runs out: the next process goes on and completes."""
+    storage = gateway.transfers.disk("submissions")
+    storage.renumber_after_loss = renumber
+    begun = uploads.init(Call(), PLACE)
+    session = UploadSession.get(begun.upload_id)
+    session.update([UploadSession.lease_until.set(int(gateway.transfers.clock()) - 1)])
+    storage.write_part(PATH, session.handle, 1, 0, b"never acknowledged")
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"sent again"))
+    held = [number for number, _ in storage.list_parts(PATH, session.handle)]
+    assert held == ([1, 2] if renumber else [1]), "a store that counts parts must not hold one that nobody names"
+    assert uploads.complete(Call(), begun.upload_id).size == len(b"sent again")
+    assert storage.get_file(PATH) == b"sent again"
+
+
 def test_completing_again_gives_the_same_answer(uploads):
     begun = uploads.init(Call(), PLACE)
     uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"x"))
