@@ -20,10 +20,11 @@ from chalicelib.storage.manager import StorageManager
 from nas_gateway import drivers
 from nas_gateway.api.guard import Gateway
 from nas_gateway.files import tables as file_tables
+from nas_gateway.files.access import Call
 from nas_gateway.files.catalog import LocalCatalog
 from nas_gateway.files.registry import Registry
 from nas_gateway.files.tracked import TrackedStorage
-from nas_gateway.files.transfers import Call, Transfers
+from nas_gateway.files.transfers import Transfers
 from nas_gateway.files.uploads import Uploads
 from nas_gateway.ledger import tables as ledger_tables
 from nas_gateway.ledger.ledger import Ledger

@@ -31,8 +31,6 @@ Factory = Callable[[Settings, str], Storage]
 # Names for a purpose rather than a disk: the web tier need not know how the services tier calls its disks.
 PURPOSES = ("workspace", "submissions", "scratch", "default")
 
-_log = logging.getLogger("depot.storage")
-
 
 def resolve_disk(settings: Settings, name: str) -> str:
     """The disk a name stands for: a disk of that name, or the disk configured for that purpose. Raises `UnknownDisk`."""
@@ -172,7 +170,8 @@ class StorageManager:
                 cls._transport = make_transport(settings)
             return RemoteStorageDriver(disk, cls._transport)
         if configured is not None and configured.driver == "remote":
-            _log.warning("Services server using remote storage - possible misconfiguration")
+            # The seeds: "Services server using remote storage - possible misconfiguration".
+            observability.log_event("services_tier_uses_remote_storage", logging.WARNING, disk=disk)
             transport = Transport(configured.service_url, configured.api_key.reveal(), role=settings.role.value)
             return RemoteStorageDriver(disk, transport)
         return (cls._factory or _installed_factory())(settings, resolve_disk(settings, disk))

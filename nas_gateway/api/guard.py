@@ -12,7 +12,8 @@ from chalicelib.auth.policy import SERVICE
 from chalicelib.auth.sessions import Sessions
 from chalicelib.config import Secret, Settings
 from chalicelib.errors import BadApiKey
-from nas_gateway.files.transfers import Call, Transfers
+from nas_gateway.files.access import Call
+from nas_gateway.files.transfers import Transfers
 from nas_gateway.files.uploads import Uploads
 
 

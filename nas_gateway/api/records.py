@@ -11,8 +11,8 @@ from chalicelib import http
 from chalicelib.auth.policy import Permission
 from chalicelib.errors import Forbidden, InvalidRequest
 from nas_gateway.api.guard import GatewayOf
+from nas_gateway.files.access import Call
 from nas_gateway.files.catalog import page_of, view_of
-from nas_gateway.files.transfers import Call
 from nas_gateway.ledger import queries
 
 _SELECTORS = ("file_id", "cohort", "user", "action", "tracking_id")

@@ -17,8 +17,8 @@ from chalicelib.storage.manager import resolve_disk
 from chalicelib.storage.paths import normalise_prefix
 from nas_gateway.api.guard import Gateway, GatewayOf
 from nas_gateway.files import maintenance
+from nas_gateway.files.access import Call
 from nas_gateway.files.placement import place
-from nas_gateway.files.transfers import Call
 from nas_gateway.files.uploads import Status
 
 
@@ -106,7 +106,7 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
     def listing() -> Response:
         gate, call, query = admitted()
         prefix = query.get("prefix", "")
-        gate.transfers.require_prefix(call, Permission.LIST, prefix)
+        gate.transfers.access.prefix(call, Permission.LIST, prefix)
         page = gate.transfers.disk(_disk(gate, query)).list_with_prefix(
             prefix, query.get("cursor"), http.page_limit(query.get("limit"))
         )

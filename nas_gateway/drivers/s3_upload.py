@@ -14,6 +14,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib import observability
 from chalicelib.config import DiskConfig
 from chalicelib.errors import FileMissing, ObjectCorrupt, PayloadTooLarge, StorageError, StorageUnavailable, UploadLost
 from chalicelib.limits import LARGE_PART_BYTES, MAX_PARTS, grown_part_bytes, part_bytes_for
@@ -25,8 +26,6 @@ from nas_gateway.drivers.s3_errors import translate, translated
 # An abort races with parts that the store is still taking in (Amazon: "it might be necessary to abort more than once").
 ABORT_TRIES = 5
 ABORT_PAUSE_SECONDS = 0.1
-
-_log = logging.getLogger("depot.storage")
 
 
 def in_flight(part_bytes: int, concurrency: int) -> int:
@@ -191,5 +190,6 @@ class Multipart:
                 if attempt:
                     break  # the store is down or refuses us, and botocore has tried several times by now
             time.sleep(ABORT_PAUSE_SECONDS * 2**attempt)
-        _log.warning("A multipart upload could not be aborted; the orphan sweep has to find it.")
+        # The orphan sweep has to find it.
+        observability.log_event("multipart_upload_not_aborted", logging.WARNING)
         return False

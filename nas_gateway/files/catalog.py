@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from chalicelib.auth.policy import Permission
 from chalicelib.errors import Forbidden
 from chalicelib.storage.catalog import FilePage, FileView
+from nas_gateway.files.access import Call
 from nas_gateway.files.tables import TrackedFile
-from nas_gateway.files.transfers import Call, Transfers
+from nas_gateway.files.transfers import Transfers
 
 
 def view_of(file: TrackedFile) -> FileView:

@@ -9,8 +9,9 @@ from typing import Any
 from chalicelib.auth.policy import Permission
 from chalicelib.config import Settings
 from chalicelib.errors import DepotError, Forbidden
+from nas_gateway.files.access import Call
 from nas_gateway.files.tables import TrackedFile
-from nas_gateway.files.transfers import Call, Transfers
+from nas_gateway.files.transfers import Transfers
 from nas_gateway.ledger import queries
 from nas_gateway.ledger.events import Action, Operation, Outcome
 

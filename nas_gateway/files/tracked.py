@@ -19,8 +19,9 @@ from chalicelib.storage.base import (
     SavedPath,
 )
 from chalicelib.storage.streams import as_reader
+from nas_gateway.files.access import Call
 from nas_gateway.files.placement import place
-from nas_gateway.files.transfers import Call, Transfers
+from nas_gateway.files.transfers import Transfers
 
 
 class TrackedStorage:

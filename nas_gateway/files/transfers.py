@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pynamodb.transactions import TransactWrite
 
-from chalicelib.auth.policy import SERVICE, Permission, Principal
+from chalicelib import observability
+from chalicelib.auth.policy import Permission
 from chalicelib.errors import (
-    ClientDisconnected,
     DepotError,
     FileMissing,
     LeaseLost,
@@ -28,6 +27,8 @@ from chalicelib.errors import (
 from chalicelib.limits import LEASE_SECONDS, MAX_OBJECT_BYTES
 from chalicelib.storage.base import ByteRange, Download, ObjectInfo, PartStorage, Reader, SavedPath
 from chalicelib.storage.paths import normalise, normalise_prefix
+from nas_gateway.files.access import Access, Call
+from nas_gateway.files.downloads import TrackedDownload, enriched
 from nas_gateway.files.placement import Placement
 from nas_gateway.files.registry import Change, Registry
 from nas_gateway.files.tables import State, TrackedFile
@@ -35,24 +36,10 @@ from nas_gateway.files.watched import watch
 from nas_gateway.ledger.events import Action, Intent, Operation, Outcome
 from nas_gateway.ledger.ledger import ChangeRefused, Ledger
 
-_log = logging.getLogger("depot.files")
-
 _NOT_RECORDED = (
     "The file was stored, but its completion could not be recorded in the ledger. "
     "Look whether it is listed before sending it again; the operator's next sweep settles it."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Who asks, and under which request id. Without a user it is the services tier itself."""
-
-    principal: Principal = SERVICE
-    request_id: str | None = None
-
-    @property
-    def is_service(self) -> bool:
-        return self.principal is SERVICE
 
 
 class Transfers:
@@ -70,6 +57,7 @@ class Transfers:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.disk, self.ledger, self.registry = disk, ledger, registry
+        self.access = Access(ledger, registry)
         self._disks = tuple(disks)
         self._temporary = timedelta(hours=temporary_hours)
         self.max_bytes, self.clock = max_bytes, clock
@@ -128,7 +116,7 @@ class Transfers:
         """
         if size is not None and size > self.max_bytes:
             raise PayloadTooLarge(f"The largest file taken here is {self.max_bytes} bytes.")
-        self._authorise_upload(call, place, if_absent=if_absent)
+        self.access.upload(call, place, if_absent=if_absent)
         now = self.clock()
         due = datetime.fromtimestamp(now, UTC) + self._temporary if place.temporary else None
         file = self._new_row(call, place, now, due)
@@ -200,7 +188,7 @@ class Transfers:
         except ChangeRefused:  # the path changed hands between reading and writing: it is no longer ours to release
             self._finish_quietly(intent, error, moved)
         except DepotError as failure:
-            _log.warning("outcome not recorded", extra={"code": failure.code, "tracking_id": intent.tracking_id})
+            _unrecorded(failure, intent)
 
     # --- download --------------------------------------------------------------------------------------------
 
@@ -208,11 +196,11 @@ class Transfers:
         """Open a file for reading; closing what comes back records the outcome. Raises as `Storage.open`."""
         path = normalise(path)
         storage = self.disk(disk)
-        file = self._permitted(call, Permission.READ, disk, path)
+        file = self.access.file(call, Permission.READ, disk, path)
         metadata = {"range": range.header()} if range else {}
         intent = self.ledger.begin(self._operation(call, Action.FILE_DOWNLOADED_VIA_STREAM, disk, path, file, metadata))
         try:
-            return _TrackedDownload(storage.open(path, range), file, self._closer(intent))
+            return TrackedDownload(storage.open(path, range), file, self._closer(intent))
         except BaseException as error:
             self._finish_quietly(intent, error, 0)
             raise
@@ -224,7 +212,7 @@ class Transfers:
                 self.ledger.finish(intent, outcome, bytes_transferred=moved, error=error)
             except DepotError as failure:
                 # The bytes are gone out; the open intent stays behind as the trace.
-                _log.warning("outcome not recorded", extra={"code": failure.code, "tracking_id": intent.tracking_id})
+                _unrecorded(failure, intent)
 
         return close
 
@@ -233,13 +221,13 @@ class Transfers:
     def describe(self, call: Call, disk: str, path: str) -> ObjectInfo:
         """What the NAS holds at a path, with what the registry knows of it. Raises `FileMissing`."""
         path = normalise(path)
-        file = self._permitted(call, Permission.LIST, disk, path)
-        return _enriched(self.disk(disk).get_metadata(path), file)
+        file = self.access.file(call, Permission.LIST, disk, path)
+        return enriched(self.disk(disk).get_metadata(path), file)
 
     def exists(self, call: Call, disk: str, path: str) -> bool:
         path = normalise(path)
         try:
-            self._permitted(call, Permission.LIST, disk, path)
+            self.access.file(call, Permission.LIST, disk, path)
         except FileMissing:
             return False
         return self.disk(disk).exists(path)
@@ -250,13 +238,6 @@ class Transfers:
         if file is None or file.state != State.AVAILABLE or not call.principal.may(Permission.LIST, file.cohort):
             raise FileMissing
         return file
-
-    def require_prefix(self, call: Call, permission: Permission, prefix: str) -> None:
-        """Listing a folder of the NAS itself: a user may see below `submissions/{cohort}/` of a permitted cohort."""
-        parts = prefix.split("/")
-        cohort = parts[1] if parts[0] == "submissions" and len(parts) > 1 else None
-        if not call.is_service and not call.principal.may(permission, cohort):
-            self._deny(call, permission, "", prefix, cohort)
 
     def temporary_files(self, *, created_before: float, limit: int) -> list[TrackedFile]:
         """Temporary files that are there and older than a moment (epoch seconds), those longest due first."""
@@ -273,7 +254,7 @@ class Transfers:
         """
         path = normalise(path)
         storage = self.disk(disk)
-        file = self._permitted(call, Permission.DELETE, disk, path)
+        file = self.access.file(call, Permission.DELETE, disk, path)
         intent = self.ledger.begin(self._operation(call, Action.FILE_DELETED_VIA_API, disk, path, file))
         note: dict[str, str] = {}
         try:
@@ -304,7 +285,7 @@ class Transfers:
         prefix = normalise_prefix(prefix)
         paths = [info.path for info in self.disk(disk).list_files(prefix)]
         for path in paths:
-            self._permitted(call, Permission.DELETE, disk, path)
+            self.access.file(call, Permission.DELETE, disk, path)
         if dry_run:
             return paths, {}, None
         operation = self._operation(call, Action.PREFIX_DELETED_VIA_API, disk, prefix, None, {"files": str(len(paths))})
@@ -326,48 +307,6 @@ class Transfers:
         return deleted, failed, intent.tracking_id
 
     # --- shared ----------------------------------------------------------------------------------------------
-
-    def _authorise_upload(self, call: Call, place: Placement, *, if_absent: bool) -> None:
-        if call.is_service:
-            return
-        if not call.principal.may(Permission.UPLOAD, place.cohort):
-            self._deny(call, Permission.UPLOAD, place.disk, place.path, place.cohort)
-        # Replacing is deleting, of what may be another cohort's.
-        old = None if if_absent else self.registry.at(place.disk, place.path)
-        if old is not None and not call.principal.may(Permission.DELETE, old.cohort):
-            self._deny(call, Permission.DELETE, place.disk, place.path, old.cohort)
-
-    def _permitted(self, call: Call, permission: Permission, disk: str, path: str) -> TrackedFile | None:
-        """The row of the file at a path, once the caller may do this to it.
-
-        To a user, a file of another cohort, and one that no row knows, is not there.
-        """
-        file = self.registry.at(disk, path)
-        if call.is_service or (file is None and call.principal.scope(permission) is None):
-            return file
-        if file is None or not call.principal.may(Permission.LIST, file.cohort):
-            self._note_denial(call, permission, disk, path, file.cohort if file else None)
-            raise FileMissing
-        if not call.principal.may(permission, file.cohort):
-            self._deny(call, permission, disk, path, file.cohort)
-        return file
-
-    def _deny(self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None) -> None:
-        self._note_denial(call, permission, disk, path, cohort)
-        call.principal.require(permission, cohort)
-        raise AssertionError("require() must have raised")
-
-    def _note_denial(self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None) -> None:
-        operation = Operation(
-            action=Action.ACCESS_DENIED,
-            user=call.principal.username,
-            cohort=cohort,
-            disk=disk,
-            file_path=path,
-            metadata={"permission": permission.value},
-            request_id=call.request_id,
-        )
-        self.ledger.record(operation, Outcome.FAILED)
 
     def _operation(
         self,
@@ -417,6 +356,12 @@ class Transfers:
         self._closer(intent)(moved, error)
 
 
+def _unrecorded(failure: DepotError, intent: Intent) -> None:
+    """The open intent stays behind as the trace; the operator is told."""
+    fields = {"error_code": failure.code, "tracking_id": intent.tracking_id}
+    observability.log_event("outcome_not_recorded", logging.WARNING, **fields)
+
+
 def _both(first: Change, second: Change | None) -> Change:
     def change(transaction: TransactWrite) -> None:
         first(transaction)
@@ -424,52 +369,3 @@ def _both(first: Change, second: Change | None) -> Change:
             second(transaction)
 
     return change
-
-
-def _enriched(info: ObjectInfo, file: TrackedFile | None) -> ObjectInfo:
-    if file is None:
-        return info
-    return ObjectInfo(
-        path=info.path,
-        size=info.size,
-        etag=info.etag,
-        modified_at=info.modified_at,
-        content_type=file.content_type or info.content_type,
-        sha256=file.sha256 or info.sha256,
-        metadata=file.metadata or info.metadata,
-    )
-
-
-class _TrackedDownload(Download):
-    """A driver's download whose end is recorded: completed when every byte was read, otherwise failed with the count."""
-
-    def __init__(
-        self, inner: Download, file: TrackedFile | None, closed: Callable[[int, BaseException | None], None]
-    ) -> None:
-        self.info, self.start, self.count = _enriched(inner.info, file), inner.start, inner.count
-        self._inner, self._closed, self._moved, self._done = inner, closed, 0, False
-        self._error: BaseException | None = None
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            block = self._inner.read(size)
-        except BaseException as error:
-            self._error = error
-            raise
-        self._moved += len(block)
-        return block
-
-    def __iter__(self) -> Iterator[bytes]:
-        return super().__iter__()
-
-    def close(self) -> None:
-        if self._done:
-            return
-        self._done = True
-        try:
-            self._inner.close()
-        finally:
-            error = self._error
-            if error is None and self._moved < self.count:
-                error = ClientDisconnected("The reader went away before the end of the file.")
-            self._closed(self._moved, error)

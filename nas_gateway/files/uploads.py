@@ -27,9 +27,10 @@ from chalicelib.limits import CHUNKED_ACTION_OVER_BYTES, LEASE_SECONDS, part_byt
 from chalicelib.storage.base import Part, PartStorage, Reader, SavedPath
 from chalicelib.storage.streams import read_full
 from nas_gateway.files import sessions
+from nas_gateway.files.access import Call
 from nas_gateway.files.placement import Placement
 from nas_gateway.files.tables import State, TrackedFile, UploadSession
-from nas_gateway.files.transfers import Call, Transfers
+from nas_gateway.files.transfers import Transfers
 from nas_gateway.files.watched import watch
 from nas_gateway.ledger.events import Action, Intent
 

@@ -10,8 +10,8 @@ import pytest
 from chalicelib import dynamo
 from chalicelib.config import Settings
 from nas_gateway import wiring
+from nas_gateway.files.access import Call
 from nas_gateway.files.tracked import TrackedStorage
-from nas_gateway.files.transfers import Call
 from tests.support.conformance import StorageConformance
 from tests.support.gateway import AWS, ENV
 

@@ -15,7 +15,7 @@ from chalicelib.config import Settings
 from chalicelib.storage.manager import StorageManager
 from nas_gateway import wiring
 from nas_gateway.api.guard import Gateway
-from nas_gateway.files.transfers import Call
+from nas_gateway.files.access import Call
 from nas_gateway.ledger import queries
 
 ENV = {"SERVER_ROLE": "testing", "INTERNAL_API_KEY": "k" * 32, "LEDGER_TABLE_PREFIX": "unit"}

@@ -19,10 +19,10 @@ from chalicelib.errors import (
 )
 from chalicelib.storage.base import ByteRange
 from chalicelib.storage.streams import BytesReader, IteratorReader
+from nas_gateway.files.access import Call
 from nas_gateway.files.placement import place
 from nas_gateway.files.registry import claim_key
 from nas_gateway.files.tables import PathClaim, State, TrackedFile
-from nas_gateway.files.transfers import Call
 from nas_gateway.ledger import queries
 from nas_gateway.ledger.tables import OpenOperation
 from tests.support.gateway import outcomes, user

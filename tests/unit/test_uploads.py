@@ -19,9 +19,9 @@ from chalicelib.errors import (
 )
 from chalicelib.limits import LEASE_SECONDS, MIB
 from chalicelib.storage.streams import BytesReader, IteratorReader
+from nas_gateway.files.access import Call
 from nas_gateway.files.placement import place
 from nas_gateway.files.tables import UploadSession
-from nas_gateway.files.transfers import Call
 from nas_gateway.files.uploads import RunningHashes, Uploads, parts_sha256
 from nas_gateway.ledger import queries
 from nas_gateway.ledger.tables import OpenOperation

@@ -1,0 +1,84 @@
+"""Who may do what to which file, on the services tier: checked again for every call, denials recorded.
+
+To a user, a file of another cohort, and one that no row knows, is not there. Imported by the use-cases of this folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chalicelib.auth.policy import SERVICE, Permission, Principal
+from chalicelib.errors import FileMissing
+from nas_gateway.files.placement import Placement
+from nas_gateway.files.registry import Registry
+from nas_gateway.files.tables import TrackedFile
+from nas_gateway.ledger.events import Action, Operation, Outcome
+from nas_gateway.ledger.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who asks, and under which request id. Without a user it is the services tier itself."""
+
+    principal: Principal = SERVICE
+    request_id: str | None = None
+
+    @property
+    def is_service(self) -> bool:
+        return self.principal is SERVICE
+
+
+class Access:
+    """The checks. Each raises `Forbidden` or `FileMissing`, or returns."""
+
+    def __init__(self, ledger: Ledger, registry: Registry) -> None:
+        self._ledger, self._registry = ledger, registry
+
+    def upload(self, call: Call, place: Placement, *, if_absent: bool) -> None:
+        if call.is_service:
+            return
+        if not call.principal.may(Permission.UPLOAD, place.cohort):
+            self.deny(call, Permission.UPLOAD, place.disk, place.path, place.cohort)
+        # Replacing is deleting, of what may be another cohort's.
+        old = None if if_absent else self._registry.at(place.disk, place.path)
+        if old is not None and not call.principal.may(Permission.DELETE, old.cohort):
+            self.deny(call, Permission.DELETE, place.disk, place.path, old.cohort)
+
+    def file(self, call: Call, permission: Permission, disk: str, path: str) -> TrackedFile | None:
+        """The row of the file at a path, once the caller may do this to it.
+
+        To a user, a file of another cohort, and one that no row knows, is not there.
+        """
+        file = self._registry.at(disk, path)
+        if call.is_service or (file is None and call.principal.scope(permission) is None):
+            return file
+        if file is None or not call.principal.may(Permission.LIST, file.cohort):
+            self._note(call, permission, disk, path, file.cohort if file else None)
+            raise FileMissing
+        if not call.principal.may(permission, file.cohort):
+            self.deny(call, permission, disk, path, file.cohort)
+        return file
+
+    def deny(self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None) -> None:
+        self._note(call, permission, disk, path, cohort)
+        call.principal.require(permission, cohort)
+        raise AssertionError("require() must have raised")
+
+    def _note(self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None) -> None:
+        operation = Operation(
+            action=Action.ACCESS_DENIED,
+            user=call.principal.username,
+            cohort=cohort,
+            disk=disk,
+            file_path=path,
+            metadata={"permission": permission.value},
+            request_id=call.request_id,
+        )
+        self._ledger.record(operation, Outcome.FAILED)
+
+    def prefix(self, call: Call, permission: Permission, prefix: str) -> None:
+        """Listing a folder of the NAS itself: a user may see below `submissions/{cohort}/` of a permitted cohort."""
+        parts = prefix.split("/")
+        cohort = parts[1] if parts[0] == "submissions" and len(parts) > 1 else None
+        if not call.is_service and not call.principal.may(permission, cohort):
+            self.deny(call, permission, "", prefix, cohort)
