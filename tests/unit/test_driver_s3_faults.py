@@ -316,11 +316,12 @@ class TestDownload:
 class TestFormulas:
     def test_memory_is_six_parts_whatever_the_size(self):
         assert peak_upload_bytes(CONFIG) == 6 * PART_BYTES == 48 * MIB
-        assert peak_upload_bytes(CONFIG, 70 * GIB) == 48 * MIB
+        assert peak_upload_bytes(CONFIG, 256 * MIB) == 48 * MIB
+        assert peak_upload_bytes(CONFIG, 256 * MIB + 1) == peak_upload_bytes(CONFIG, 70 * GIB) == 6 * 16 * MIB
         # 5 TiB needs parts of 525 MiB: one in flight, one being read, one for the tail.
         assert peak_upload_bytes(CONFIG, 5 * 1024 * GIB) == 3 * 525 * MIB
 
-    @pytest.mark.parametrize(("part", "flying"), [(8, 4), (9, 3), (16, 2), (32, 1), (4096, 1)])
+    @pytest.mark.parametrize(("part", "flying"), [(8, 4), (16, 4), (17, 3), (32, 2), (64, 1), (4096, 1)])
     def test_larger_parts_fly_fewer(self, part, flying):
         assert in_flight(part * MIB, 4) == flying
 
