@@ -247,7 +247,7 @@ class TestSave:
         store.answers["AbortMultipartUpload"] = (403, s3_error("AccessDenied"))
         with pytest.raises(SourceBroke):
             storage.save("canary/f", BreakingReader(9 * MIB))
-        assert "orphan sweep" in caplog.text
+        assert "multipart_upload_not_aborted" in caplog.text
         assert "canary" not in caplog.text
 
     def test_a_store_without_etags_of_md5_is_believed_only_what_it_says(self, storage, store):
