@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.limits import GIB, MIB
-from tests.support.client import Client, fresh_name, signed_in
+from tests.support.client import Client, code, fresh_name, internal, signed_in
 from tests.support.stack import RunningStack, running_stack, wait_until
 
 pytestmark = pytest.mark.slow
@@ -175,3 +175,29 @@ def test_a_canary_is_nowhere_on_the_web_tiers_side(stack, tmp_path):
         if path.is_file():
             assert CANARY not in path.read_bytes(), path
             assert told["path"].rsplit("/", 1)[1].encode() not in path.read_bytes(), "a file name in a log"
+
+
+def test_a_nas_that_is_really_full(tmp_path):
+    """A file system of 48 MiB in a mount namespace of the stack's own: the disk itself says ENOSPC."""
+    nas = tmp_path / "nas"
+    nas.mkdir()
+    mounted = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        f'mount -t tmpfs -o size=48m none {nas} && exec "$@"',
+        "sh",
+    ]
+    with running_stack(tmp_path, nas="local", env={"DEPOT_NAS_DIR": str(nas)}, inside=mounted) as stack:
+        web = signed_in(stack, "admin", stack.document["password"])
+        name = fresh_name()
+        for _ in range(2):  # what the first left behind would be in the way of the second
+            full = web.upload((b"x" * MIB for _ in range(64)), name)
+            assert (full.status_code, code(full)) == (507, "storage_full")
+        assert web.get("/files", params={"cohort": "VACS"}).json()["files"] == []
+        assert web.upload((b"x" * MIB for _ in range(32)), name).status_code == 201
+        events = internal(stack).get("/internal/tracking", params={"cohort": "VACS"}).json()["events"]
+        assert [event["outcome"] for event in events] == ["intent", "failed", "intent", "failed", "intent", "completed"]
+        assert {event.get("error_code") for event in events if event["outcome"] == "failed"} == {"storage_full"}

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,20 @@ def gone(pid: int) -> bool:
 
 
 def launch(
-    state_dir: Path, *arguments: str, env: Mapping[str, str] | None = None, aws_port: int = 0
+    state_dir: Path,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    aws_port: int = 0,
+    inside: Sequence[str] = (),
 ) -> tuple[subprocess.Popen[bytes], Path, Path]:
-    """Start `depot up` on free ports; the process, its ready file, and the file its output goes to."""
+    """Start `depot up` on free ports; the process, its ready file, and the file its output goes to.
+
+    `inside` is a command that runs it, such as `unshare …`.
+    """
     state_dir.parent.mkdir(parents=True, exist_ok=True)
     ready, log = state_dir.with_suffix(".ready.json"), state_dir.with_suffix(".out")
     ready.unlink(missing_ok=True)  # a killed `depot up` leaves its own
-    command = [sys.executable, "-m", "chalicelib.cli", "up", "--web-port", "0", "--services-port", "0"]
+    command = [*inside, sys.executable, "-m", "chalicelib.cli", "up", "--web-port", "0", "--services-port", "0"]
     command += ["--aws-port", str(aws_port), "--state-dir", str(state_dir), "--ready-file", str(ready), *arguments]
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -94,12 +101,16 @@ def launch(
 
 @contextlib.contextmanager
 def running_stack(
-    folder: Path, *arguments: str, nas: str | None = None, env: Mapping[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    nas: str | None = None,
+    env: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
 ) -> Iterator[RunningStack]:
     """A stack whose state lies in `folder`/state; stopped at the end, by force if need be."""
     state_dir = folder / "state"
     nas = nas or ("s3" if os.environ.get("S3_ENDPOINT") else "local")
-    process, ready, log = launch(state_dir, "--nas", nas, *arguments, env=env)
+    process, ready, log = launch(state_dir, "--nas", nas, *arguments, env=env, inside=inside)
 
     def probe() -> dict[str, Any] | None:
         if process.poll() is not None:
