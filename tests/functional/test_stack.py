@@ -51,7 +51,9 @@ def shell(script: str, **env: str) -> str:
 
 
 def printed_line(stack: RunningStack, start: str) -> str:
-    return next(line for line in stack.output().splitlines() if line.startswith(start))
+    # The ready file is there a moment before the last line is printed.
+    printed = stack.wait_for_output("Ctrl-C stops everything")
+    return next(line for line in printed.splitlines() if line.startswith(start))
 
 
 def depot(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
