@@ -16,7 +16,7 @@ import pytest
 
 from chalicelib.limits import GIB, MIB
 from tests.support.client import Client, code, fresh_name, internal, signed_in
-from tests.support.stack import RunningStack, running_stack, wait_until
+from tests.support.stack import RunningStack, gone, running_stack, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def peak_rss(pid: int) -> int:
 def test_strace_sees_no_writing_open_in_the_web_tier(stack, tmp_path):
     os.kill(stack.pids["web"], signal.SIGTERM)
     port = stack.document["web_url"].rsplit(":", 1)[1]
-    stack.wait_for_output("web tier")
+    wait_until(lambda: gone(stack.pids["web"]), 60, "the end of the first web tier")
     trace = tmp_path / "trace"
     serve = [sys.executable, "-m", "chalicelib.cli", "serve", "--role", "web", "--host", "127.0.0.1", "--port", port]
     log = (tmp_path / "web.log").open("wb")

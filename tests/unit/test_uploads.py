@@ -1,6 +1,7 @@
 """The session behind the three-phase call: offsets, leases, endings, and no file from anything unfinished."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -14,11 +15,14 @@ from chalicelib.errors import (
     PayloadTooLarge,
     TruncatedBody,
     UploadInProgress,
+    UploadLost,
     UploadMissing,
     UploadStateConflict,
 )
 from chalicelib.limits import LEASE_SECONDS, MIB
 from chalicelib.storage.streams import BytesReader, IteratorReader
+from nas_gateway.drivers.memory import MemoryStorage
+from nas_gateway.files import sessions
 from nas_gateway.files.access import Call
 from nas_gateway.files.placement import place
 from nas_gateway.files.tables import UploadSession
@@ -192,6 +196,36 @@ def test_a_writer_that_slept_past_its_lease_is_fenced(gateway, uploads):
     saved = uploads.complete(Call(), begun.upload_id)
     assert gateway.transfers.disk("submissions").get_file(PATH) == b"fast"
     assert saved.sha256 in ("", hashlib.sha256(b"fast").hexdigest())
+
+
+def test_a_writer_that_was_taken_over_is_fenced_even_where_the_offset_has_not_moved(gateway, uploads):
+    begun = uploads.init(Call(), PLACE)
+    now = gateway.transfers.clock()
+
+    def source():
+        yield b"slow"
+        gateway.transfers.clock = lambda: now + LEASE_SECONDS + 1
+        with sessions.leased(UploadSession.get(begun.upload_id), gateway.transfers.clock):
+            pass  # the new holder has stored nothing yet
+
+    with pytest.raises(LeaseLost):
+        uploads.chunk(Call(), begun.upload_id, 0, IteratorReader(source()))
+    assert uploads.status(Call(), begun.upload_id).offset == 0
+
+
+def test_what_the_storage_assembled_must_have_the_size_that_was_sent(gateway, uploads):
+    class Forgetful(MemoryStorage):
+        def complete_parts(self, path, handle, parts, *, sha256=None):
+            return replace(super().complete_parts(path, handle, parts, sha256=sha256), size=0)
+
+    store = Forgetful("submissions")
+    gateway.transfers.disk = lambda _: store
+    begun = uploads.init(Call(), PLACE)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"hello"))
+    with pytest.raises(UploadLost):
+        uploads.complete(Call(), begun.upload_id)
+    assert outcomes(cohort="VACS")[-1][1] == "failed"
+    assert uploads.status(Call(), begun.upload_id).state == "LOST"
 
 
 @pytest.mark.parametrize("renumber", [True, False], ids=["folder", "s3"])
