@@ -92,6 +92,8 @@ class _Stderr:
 def logger() -> Logger:
     from aws_lambda_powertools import Logger
 
+    # Python 3.12 and later put the asyncio task's name on every line of the event loop; it says nothing to anybody.
+    logging.logAsyncioTasks = False  # type: ignore[attr-defined]
     # Powertools' `location` would always name this file; None drops that key from every line.
     return Logger(service=SERVICE, level="INFO", stream=cast(TextIO, _Stderr()), location=None)
 
