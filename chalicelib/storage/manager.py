@@ -28,9 +28,6 @@ from chalicelib.storage.remote import RemoteStorageDriver, Transport
 
 Factory = Callable[[Settings, str], Storage]
 
-# Names for a purpose rather than a disk: the web tier need not know how the services tier calls its disks.
-PURPOSES = ("workspace", "submissions", "scratch", "default")
-
 
 def resolve_disk(settings: Settings, name: str) -> str:
     """The disk a name stands for: a disk of that name, or the disk configured for that purpose. Raises `UnknownDisk`."""

@@ -15,6 +15,7 @@ from threading import Lock
 
 from chalicelib.errors import (
     DigestMismatch,
+    FileMissing,
     InvalidRequest,
     LengthMismatch,
     OffsetConflict,
@@ -148,17 +149,16 @@ class Uploads:
         if session.size is not None and int(session.offset) != int(session.size):
             raise LengthMismatch("The upload is not complete yet. Ask for its status and send the rest.")
         file, intent = self._announced(session)
+        # The outcome is recorded inside the lease: a repeated call must not find the parts gone and nothing recorded.
         with sessions.leased(session, self._transfers.clock):
             try:
                 self._make_visible(session, file, sha256 or session.sha256)
             except (DigestMismatch, UploadLost) as error:
-                self._end(
-                    session, State.FAILED if isinstance(error, DigestMismatch) else State.LOST, file, intent, error
-                )
+                state = State.FAILED if isinstance(error, DigestMismatch) else State.LOST
+                self._end(session, state, file, intent, error)
                 raise
-        self._transfers.complete(
-            file, intent, action=_action(int(file.size or 0)), also=sessions.ended(session, State.AVAILABLE)
-        )
+            ended = sessions.ended(session, State.AVAILABLE)
+            self._transfers.complete(file, intent, action=_action(int(file.size or 0)), also=ended)
         self._hashes.forget(upload_id)
         return _saved(file)
 
@@ -194,9 +194,16 @@ class Uploads:
         known = parts[0].sha256 if len(parts) == 1 else self._hashes.at(session.upload_id, size)
         if expected and known and known != expected:
             raise DigestMismatch
+        again = session.state == State.COMPLETING
         completing = [UploadSession.state.set(State.COMPLETING)]
         sessions.update(session, completing, UploadSession.state.is_in(State.OPEN, State.COMPLETING))
-        info = storage.complete_parts(session.path, str(session.handle), parts, sha256=known)
+        try:
+            info = storage.complete_parts(session.path, str(session.handle), parts, sha256=known)
+        except UploadLost:
+            # A crash after the store had made it visible leaves exactly this; only the bytes themselves prove it.
+            if not again or not _holds(storage, session.path, parts):
+                raise
+            info = storage.get_metadata(session.path)
         if info.size != size:
             raise UploadLost("What the storage assembled has another size than what was sent. It was not recorded.")
         if expected and not known:
@@ -269,6 +276,16 @@ def parts_sha256(parts: list[Part]) -> str:
     """SHA-256 over the parts' digests, and their count: what can be said of a file that nobody saw in one stream."""
     whole = hashlib.sha256(b"".join(bytes.fromhex(part.sha256) for part in parts))
     return f"{whole.hexdigest()}-{len(parts)}"
+
+
+def _holds(storage: PartStorage, path: str, parts: list[Part]) -> bool:
+    """Whether the file at a path is made of these parts and nothing else, by reading it and comparing their digests."""
+    try:
+        with storage.open(path) as download:
+            same = all(hashlib.sha256(read_full(download, part.size)).hexdigest() == part.sha256 for part in parts)
+            return same and not download.read(1)
+    except FileMissing:
+        return False
 
 
 def _read_back(storage: PartStorage, path: str) -> str:

@@ -264,6 +264,59 @@ def test_completing_goes_on_after_a_crash_in_the_middle(gateway, uploads):
     assert uploads.complete(Call(), begun.upload_id).size == 1
 
 
+@pytest.mark.parametrize("there", ["same", "other", "longer", "nothing"])
+def test_a_crash_after_the_store_completed_is_finished_only_if_the_bytes_are_the_ones_sent(gateway, uploads, there):
+    """COMPLETING, the upload gone from the store: success if that very file stands there, otherwise LOST."""
+    begun = uploads.init(Call(), PLACE, size=len(BODY))
+    send(uploads, begun.upload_id)
+    session = UploadSession.get(begun.upload_id)
+    session.update([UploadSession.state.set("COMPLETING")])
+    store = gateway.transfers.disk("submissions")
+    store.complete_parts(PATH, session.handle, sessions.parts(begun.upload_id))
+    if there == "nothing":
+        store.delete(PATH)
+    elif there != "same":
+        store.save(PATH, BODY[:-1] + b"!" if there == "other" else BODY + b"!")
+    retried = Uploads(gateway.transfers)
+    if there == "same":
+        saved = retried.complete(Call(), begun.upload_id)
+        assert outcomes(saved.file_id)[-1][1] == "completed"
+        assert gateway.transfers.file(Call(), saved.file_id).size == len(BODY)
+    else:
+        with pytest.raises(UploadLost):
+            retried.complete(Call(), begun.upload_id)
+        assert uploads.status(Call(), begun.upload_id).state == "LOST"
+        assert outcomes(cohort="VACS")[-1][1] == "failed"
+
+
+def test_a_file_that_was_there_before_is_not_taken_for_a_lost_upload(gateway, uploads):
+    """The same bytes stand at the path, but this upload never came to completing: it is lost."""
+    gateway.transfers.upload(Call(), PLACE, BytesReader(b"x"))
+    begun = uploads.init(Call(), PLACE)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"x"))
+    gateway.transfers.disk("submissions").abort_parts(PATH, UploadSession.get(begun.upload_id).handle)
+    with pytest.raises(UploadLost):
+        uploads.complete(Call(), begun.upload_id)
+
+
+def test_completing_twice_at_once_never_loses_the_file(gateway, uploads):
+    """The second call comes when the store is done and the ledger is not: it is told to wait."""
+    begun = uploads.init(Call(), PLACE)
+    uploads.chunk(Call(), begun.upload_id, 0, BytesReader(b"x"))
+    finish, met = gateway.transfers.complete, []
+
+    def slow(*args, **kwargs):
+        with pytest.raises(UploadInProgress):
+            Uploads(gateway.transfers).complete(Call(), begun.upload_id)
+        met.append(True)
+        finish(*args, **kwargs)
+
+    gateway.transfers.complete = slow
+    assert uploads.complete(Call(), begun.upload_id).size == 1
+    assert met
+    assert outcomes(cohort="VACS")[-1][1] == "completed"
+
+
 def test_abort_discards_everything_and_is_repeatable(gateway, uploads):
     begun = uploads.init(Call(), PLACE, size=len(BODY))
     uploads.chunk(Call(), begun.upload_id, 0, BytesReader(BODY[: 8 * MIB]))
