@@ -7,6 +7,7 @@ object. A bad or missing setting raises `SettingsError` with one line that names
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,10 +15,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.errors import SettingsError
-from chalicelib.limits import BODY_STALL_SECONDS, HEADER_TIMEOUT_SECONDS, MAX_OBJECT_BYTES
+from chalicelib.limits import BODY_STALL_SECONDS, HEADER_TIMEOUT_SECONDS, LEASE_SECONDS, MAX_OBJECT_BYTES
 
 # NIST SP 800-107 r1, 5.3.2: an HMAC key should be at least as long as the digest; the seeds ask for 32 characters.
 MIN_SECRET_CHARS = 32
+
+_ORIGIN = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Role(StrEnum):
@@ -57,7 +61,8 @@ class DiskConfig:
     """One disk of STORAGE_CONFIG, with the seeds' keys. Which fields count depends on `driver`.
 
     local: `root`. s3: `bucket`, `endpoint`, `access_key`, `secret_key`, `region`, `prefix` (key prefix, for several disks
-    in one bucket), `checksums` (`when_required` | `when_supported`, boto3's request_checksum_calculation), `concurrency`
+    in one bucket), `public_endpoint` (where clients reach the store; without it nothing is presigned), `checksums`
+    (`when_required` | `when_supported`, boto3's request_checksum_calculation), `concurrency`
     (parts in flight an upload). remote: `service_url`, `api_key`. memory: nothing.
     """
 
@@ -67,6 +72,7 @@ class DiskConfig:
     bucket: str = ""
     prefix: str = ""
     endpoint: str = ""
+    public_endpoint: str = ""
     region: str = "us-east-1"
     access_key: Secret = field(default_factory=lambda: Secret(""))
     secret_key: Secret = field(default_factory=lambda: Secret(""))
@@ -97,12 +103,14 @@ class Settings:
     header_timeout: float = HEADER_TIMEOUT_SECONDS
     body_stall_timeout: float = BODY_STALL_SECONDS
     drain_timeout: float = 30.0
+    lease_seconds: float = LEASE_SECONDS
     max_upload_bytes: int = MAX_OBJECT_BYTES
     session_idle_seconds: int = 30 * 60
     session_absolute_seconds: int = 12 * 60 * 60
     temporary_hours: int = 4
     services_timeout: float = 120.0
     services_ca_bundle: str | None = None
+    cors_origins: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -119,6 +127,7 @@ class _Parser:
         role = self.role()
         production = self.choice("DEPOT_ENV", "development", ("development", "production")) == "production"
         disks = self.disks(role)
+        self.check_public_endpoints(disks, production)
         keys = self.api_keys(role, production)
         names = self.disk_names(role, disks)
         return Settings(
@@ -136,12 +145,14 @@ class _Parser:
             header_timeout=self.number("DEPOT_HEADER_TIMEOUT_SECONDS", HEADER_TIMEOUT_SECONDS),
             body_stall_timeout=self.number("DEPOT_BODY_STALL_SECONDS", BODY_STALL_SECONDS),
             drain_timeout=self.number("DEPOT_DRAIN_SECONDS", 30.0),
+            lease_seconds=self.number("DEPOT_LEASE_SECONDS", LEASE_SECONDS),
             max_upload_bytes=int(self.number("MAX_UPLOAD_BYTES", MAX_OBJECT_BYTES)),
             session_idle_seconds=int(self.number("SESSION_IDLE_SECONDS", 30 * 60)),
             session_absolute_seconds=int(self.number("SESSION_ABSOLUTE_SECONDS", 12 * 60 * 60)),
             temporary_hours=int(self.number("TEMPORARY_FILE_HOURS", 4)),
             services_ca_bundle=self.env.get("SERVICES_CA_BUNDLE") or None,
             services_timeout=self.number("SERVICES_TIMEOUT_SECONDS", 120.0),
+            cors_origins=self.origins("DEPOT_CORS_ORIGINS"),
             warnings=tuple(self.warnings),
         )
 
@@ -174,6 +185,16 @@ class _Parser:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingsError(f"{name} must be a URL such as http://host:port, not {value!r}")
         return value.rstrip("/")
+
+    def origins(self, name: str) -> frozenset[str]:
+        """Origins as browsers write them (RFC 6454, section 6.2): scheme, host, and the port unless it is the usual one."""
+        values = {value.strip() for value in self.env.get(name, "").split(",")} - {""}
+        for value in values:
+            if not _ORIGIN.fullmatch(value) or value.endswith(_USUAL_PORTS[value.partition(":")[0]]):
+                raise SettingsError(
+                    f"{name} lists origins such as https://portal.example, comma-separated, not {value!r}"
+                )
+        return frozenset(values)
 
     # --- what depends on the role ----------------------------------------------------------------------------
 
@@ -237,6 +258,14 @@ class _Parser:
             return {name: DiskConfig(name, "memory") for name in ("submissions", "workspace", "scratch")}
         raise SettingsError("STORAGE_CONFIG or NAS_WORKSPACE_PATH required for services server role")
 
+    @staticmethod
+    def check_public_endpoints(disks: Mapping[str, DiskConfig], production: bool) -> None:
+        for disk in disks.values():
+            if production and disk.public_endpoint and not disk.public_endpoint.startswith("https://"):
+                raise SettingsError(
+                    f"NAS_PUBLIC_ENDPOINT (or public_endpoint of disk {disk.name!r}) must begin with https:// in production"
+                )
+
     def configured_disks(self, text: str) -> dict[str, DiskConfig]:
         try:
             parsed = json.loads(text)
@@ -257,7 +286,8 @@ class _Parser:
         allowed = {
             "local": {"root"},
             "s3": {
-                "bucket", "prefix", "endpoint", "region", "access_key", "secret_key", "checksums", "concurrency",
+                "bucket", "prefix", "endpoint", "public_endpoint", "region", "access_key", "secret_key", "checksums",
+                "concurrency",
             },
             "remote": {"service_url", "api_key"},
             "memory": set[str](),
@@ -278,6 +308,7 @@ class _Parser:
             bucket=str(value.get("bucket", "")),
             prefix=str(value.get("prefix", "")).strip("/"),
             endpoint=str(value.get("endpoint") or self.url("S3_ENDPOINT") or "").rstrip("/"),
+            public_endpoint=self.public_endpoint(where, value) if driver == "s3" else "",
             region=str(value.get("region") or self.env.get("S3_REGION") or "us-east-1"),
             access_key=Secret(str(value.get("access_key") or self.env.get("S3_ACCESS_KEY", ""))),
             secret_key=Secret(str(value.get("secret_key") or self.env.get("S3_SECRET_KEY", ""))),
@@ -286,6 +317,21 @@ class _Parser:
             service_url=str(value.get("service_url") or self.env.get("SERVICES_URL", "")).rstrip("/"),
             api_key=Secret(str(value.get("api_key") or self.env.get("INTERNAL_API_KEY", "").split(",")[0].strip())),
         )
+
+    def public_endpoint(self, where: str, value: dict[str, Any]) -> str:
+        """The disk's own, which may be "" (off for this disk), or NAS_PUBLIC_ENDPOINT."""
+        name = f"{where}: public_endpoint" if "public_endpoint" in value else "NAS_PUBLIC_ENDPOINT"
+        text = str(value.get("public_endpoint", self.env.get("NAS_PUBLIC_ENDPOINT", ""))).strip().rstrip("/")
+        parts = urlsplit(text)
+        # The path is signed: one that a proxy takes away or adds would make every signature wrong.
+        if text and (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or "@" in parts.netloc
+            or text != f"{parts.scheme}://{parts.netloc}"
+        ):
+            raise SettingsError(f"{name} must be scheme, host and port alone, such as https://nas.example.org")
+        return text
 
     @staticmethod
     def checksums(where: str, value: dict[str, Any]) -> str:

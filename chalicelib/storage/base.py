@@ -1,7 +1,8 @@
 """The storage contract: what every driver does, in the same way, on every tier.
 
 `Storage` is the driver protocol (local, S3, remote, in-memory, and the tracked wrapper around them); `PartStorage` is
-the capability that upload sessions need besides (S3 multipart upload, or offsets in one staged file).
+the capability that upload sessions need besides (S3 multipart upload, or offsets in one staged file); `DirectStorage`
+signs requests that clients send to the store themselves.
 `tests/support/conformance.py` runs over all of them. Imports only errors, limits, paths and streams.
 
 Shared rules, which the docstrings below do not repeat:
@@ -20,10 +21,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from chalicelib.errors import RangeNotSatisfiable
 from chalicelib.limits import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from chalicelib.storage.uploads import SignedRequest, StoredPart
 
 
 @runtime_checkable
@@ -101,7 +105,8 @@ class Health:
 class SavedPath(str):
     """The path a file was saved under, which also tells what was saved.
 
-    `size` in bytes, `sha256` in hex, `etag` as the store gave it; `tracking_id` and `file_id` where the ledger took part.
+    `size` in bytes, `sha256` in hex, `etag` as the store gave it. Where the ledger took part: `tracking_id`, `file_id`,
+    `recorded_at` (ISO 8601, UTC) and `ledger`, where the event stands as `shard/sequence`.
     """
 
     size: int
@@ -109,6 +114,8 @@ class SavedPath(str):
     etag: str
     tracking_id: str | None
     file_id: str | None
+    recorded_at: str | None
+    ledger: str | None
 
     def __new__(
         cls,
@@ -119,10 +126,13 @@ class SavedPath(str):
         etag: str,
         tracking_id: str | None = None,
         file_id: str | None = None,
+        recorded_at: str | None = None,
+        ledger: str | None = None,
     ) -> Self:
         self = super().__new__(cls, path)
         self.size, self.sha256, self.etag = size, sha256, etag
         self.tracking_id, self.file_id = tracking_id, file_id
+        self.recorded_at, self.ledger = recorded_at, ledger
         return self
 
 
@@ -228,6 +238,15 @@ class Part:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class StagedTail:
+    """A tail that a store holds. `size` in bytes; `modified_at` knows its time zone."""
+
+    name: str
+    size: int
+    modified_at: datetime
+
+
 class PartStorage(Storage, Protocol):
     """The capability behind upload sessions. Parts count from 1 and may be written in any order and in parallel.
 
@@ -268,4 +287,73 @@ class PartStorage(Storage, Protocol):
 
     def abort_parts(self, path: str, handle: str) -> None:
         """Discard. A handle that is already gone is no error."""
+        ...
+
+    def copy_part(
+        self,
+        path: str,
+        handle: str,
+        number: int,
+        offset: int,
+        source: Storage,
+        source_path: str,
+        start: int,
+        size: int,
+        *,
+        sha256: str | None = None,
+        etag: str | None = None,
+    ) -> Part:
+        """Store `size` (1 or more) bytes from `start` of a finished file on `source`, any disk, as part `number`.
+
+        `sha256` and `etag` are those that the same bytes had as a part of the source. With both, a store may copy by itself,
+        and its answer is compared with `etag`. Otherwise the bytes are read through this process, which holds one part.
+        Raises `FileMissing`, `RangeNotSatisfiable`, `UploadLost`, `ObjectCorrupt` when the bytes are not those of `sha256`.
+        """
+        ...
+
+    # Tails: the unfinished end of an upload, too small to be a part. A name is `{upload_id}/{offset}-{sha256}` (32 and 64
+    # lower-case hexadecimal digits), so it always means the same bytes; anything else is an `InvalidRequest`. Tails are
+    # no files: no listing shows them and no path reaches them.
+
+    def put_tail(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        """Store a tail durably; again is fine. Raises `DigestMismatch` for other bytes than the name says."""
+        ...
+
+    def get_tail(self, name: str) -> bytes:
+        """The bytes of a tail. Raises `FileMissing`, and `ObjectCorrupt` for other bytes than the name says."""
+        ...
+
+    def delete_tail(self, name: str) -> None:
+        """Delete a tail. One that is gone is no error."""
+        ...
+
+    def list_tails(self) -> Iterator[StagedTail]:
+        """Every tail on this disk, in no particular order."""
+        ...
+
+
+@runtime_checkable
+class DirectStorage(Protocol):
+    """The capability of disks whose store clients can reach by themselves. Nothing here looks whether what is named exists.
+
+    Raises `PresigningOff` where the disk has no public endpoint, `InvalidRequest` unless `expires_in` is 1 to
+    `limits.PRESIGN_MAX_SECONDS`. Path and handle must come from the session, never from a client.
+    """
+
+    def presign_part(
+        self, path: str, handle: str, number: int, *, size: int | None, sha256: str | None, expires_in: int
+    ) -> SignedRequest:
+        """A PUT of part `number`, of exactly `size` bytes and, where given, this SHA-256 (hex); its answer has the `ETag`.
+
+        Without a size (1 or more) it is an `InvalidRequest`: some stores let the sender of a PUT whose length is not signed
+        have any other file copied into the part.
+        """
+        ...
+
+    def presign_download(self, path: str, *, filename: str, content_type: str, expires_in: int) -> SignedRequest:
+        """A GET that a browser saves as `filename`. Ranges may be asked for."""
+        ...
+
+    def stored_parts(self, path: str, handle: str) -> list[StoredPart]:
+        """Every part that the store holds, in order. Raises `UploadLost`."""
         ...

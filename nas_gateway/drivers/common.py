@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 import time
 import uuid
@@ -12,9 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-from chalicelib.errors import DepotError, InvalidPath, InvalidRequest, ObjectCorrupt, UploadStateConflict
+from chalicelib.errors import (
+    DepotError,
+    DigestMismatch,
+    InvalidPath,
+    InvalidRequest,
+    ObjectCorrupt,
+    RangeNotSatisfiable,
+    UploadStateConflict,
+)
 from chalicelib.limits import BLOCK_BYTES, MAX_PARTS
-from chalicelib.storage.base import Content, Health, ObjectInfo, Page, Part, Reader
+from chalicelib.storage.base import ByteRange, Content, Health, ObjectInfo, Page, Part, Reader, Storage
 from chalicelib.storage.paths import normalise
 from chalicelib.storage.streams import ExactReader, as_reader
 
@@ -29,9 +38,13 @@ MAX_PAGE = 1000
 
 WRONG_PARTS = "The parts named are not the parts that the storage holds. Ask which parts are there."
 
+SMALL_PART = "A part other than the last is smaller than the 5 MiB that the storage asks for."
+
 _META_KEY = re.compile(r"[a-z0-9](?:[a-z0-9_]{0,62}[a-z0-9])?")
 _CONTENT_TYPE = re.compile(r"[!-~][ -~]*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+# 5 TiB has 13 digits.
+_TAIL = re.compile(r"[0-9a-f]{32}/[0-9]{1,15}-([0-9a-f]{64})")
 # Drivers keep their own fields beside the caller's.
 _RESERVED_KEY = "depot_"
 
@@ -63,6 +76,21 @@ def fill(reader: Reader, into: memoryview, on_block: Callable[[memoryview], None
         on_block(piece)
         filled += len(block)
     return filled
+
+
+def read_range(storage: Storage, path: str, start: int, size: int, sha256: str | None) -> bytearray:
+    """`size` bytes from `start` of a file. Raises `ObjectCorrupt` unless they have this SHA-256 (None: not compared)."""
+    if start < 0 or size < 1:
+        raise InvalidRequest("A copied part begins at 0 or later and has at least one byte.")
+    expected, found = check_sha256(sha256), hashlib.sha256()
+    into = bytearray(size)
+    with storage.open(path, ByteRange(start, start + size - 1)) as download:
+        if download.count != size:
+            raise RangeNotSatisfiable
+        fill(download, memoryview(into), found.update)
+    if expected not in (None, found.hexdigest()):
+        raise ObjectCorrupt
+    return into
 
 
 # --- arguments ------------------------------------------------------------------------------------------------
@@ -109,6 +137,31 @@ def check_part(number: int, offset: int) -> None:
     """Raises `InvalidRequest`."""
     if not 1 <= number <= MAX_PARTS or offset < 0:
         raise InvalidRequest(f"Parts are numbered 1 to {MAX_PARTS}, and their offset is not negative.")
+
+
+def tail_digest(name: str) -> str:
+    """The SHA-256 that a tail's name holds. Raises `InvalidRequest` for any other name, so it can name nothing else."""
+    match = _TAIL.fullmatch(name)
+    if match is None:
+        raise InvalidRequest("A tail is named by upload id, offset and SHA-256.")
+    return match.group(1)
+
+
+def is_tail(name: str) -> bool:
+    return _TAIL.fullmatch(name) is not None
+
+
+def check_tail(name: str, data: bytes | bytearray | memoryview) -> None:
+    """Raises `InvalidRequest` for a bad name, `DigestMismatch` for bytes that are not those it names."""
+    if hashlib.sha256(data).hexdigest() != tail_digest(name):
+        raise DigestMismatch
+
+
+def intact_tail(name: str, data: bytes) -> bytes:
+    """The bytes that a store gave for a tail. Raises `ObjectCorrupt` unless they are those it names."""
+    if hashlib.sha256(data).hexdigest() != tail_digest(name):
+        raise ObjectCorrupt
+    return data
 
 
 def in_order(parts: Sequence[Part]) -> list[Part]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from datetime import datetime
 from itertools import islice
 
 from chalicelib.errors import (
@@ -17,37 +16,33 @@ from chalicelib.errors import (
     Unsupported,
 )
 from chalicelib.limits import BLOCK_BYTES
-from chalicelib.storage.base import ByteRange, Content, Download, Health, ObjectInfo, Page, Part, Reader, SavedPath
+from chalicelib.storage.base import ByteRange, Content, Download, Health, ObjectInfo, Page, Reader, SavedPath
 from chalicelib.storage.paths import normalise, normalise_prefix
 from nas_gateway.drivers import common, local_meta, local_tree
 from nas_gateway.drivers.local_errors import translated
-from nas_gateway.drivers.local_file import LocalDownload, info_of, open_file, write_all
+from nas_gateway.drivers.local_file import LocalDownload, open_file, write_all
 from nas_gateway.drivers.local_meta import Meta
-from nas_gateway.drivers.local_parts import LocalParts
 from nas_gateway.drivers.local_stage import Stage
+from nas_gateway.drivers.local_uploads import LocalUploads
 
 # Names of one folder in memory while everything is listed (a page takes its own limit): about 10 MiB.
 _WALK_BATCH = 50_000
 
 
-class LocalFileSystemStorage:
+class LocalFileSystemStorage(LocalUploads):
     """One disk in a folder. Thread- and process-safe: any number of them, on any number of hosts, may share the folder.
 
     Memory of a `save` or a download: one block (1 MiB). How a file appears: `local_stage`; metadata: `local_meta`;
-    parts: `local_parts`; no symbolic link is ever followed: `local_tree`.
+    parts and tails: `local_uploads`; no symbolic link is ever followed: `local_tree`.
     The ETag is the first half of the SHA-256 where that is known, otherwise size, modification time and inode, which
     change together with any file that Depot writes.
     Unlike S3, a folder and a file cannot have the same name: the later of the two is refused with `FileExists`.
     """
 
-    min_part_bytes = 1
-    renumber_after_loss = True
-
     def __init__(self, disk: str, root: str, *, attributes: bool = True) -> None:
         """`attributes=False` keeps metadata in records even where the file system has extended attributes."""
         self.disk, self._root = disk, root
-        self._stage = Stage(root, attributes=attributes)
-        self._parts = LocalParts(self._stage)
+        super().__init__(Stage(root, attributes=attributes))
 
     def __repr__(self) -> str:
         return f"LocalFileSystemStorage(disk={self.disk!r})"
@@ -211,51 +206,3 @@ class LocalFileSystemStorage:
         if failed:
             raise StorageError(f"{failed} files could not be deleted, {len(deleted)} were. Try again.")
         return deleted
-
-    # --- parts -----------------------------------------------------------------------------------------------
-
-    def create_parts(
-        self, path: str, content_type: str | None = None, metadata: Mapping[str, str] | None = None
-    ) -> str:
-        path = normalise(path)
-        meta = Meta(common.check_content_type(content_type), None, common.check_metadata(metadata))
-        with translated():
-            self._stage.prepare()
-            return self._parts.create(path, meta)
-
-    def write_part(
-        self, path: str, handle: str, number: int, offset: int, data: bytes | bytearray | memoryview
-    ) -> Part:
-        with translated():
-            self._stage.prepare()
-            return self._parts.write(normalise(path), handle, number, offset, data)
-
-    def list_parts(self, path: str, handle: str) -> list[tuple[int, int]]:
-        with translated():
-            self._stage.prepare()
-            return self._parts.listed(normalise(path), handle)
-
-    def complete_parts(self, path: str, handle: str, parts: Sequence[Part], *, sha256: str | None = None) -> ObjectInfo:
-        """Each part must be the one on record (offset, size, ETag). `sha256` is kept as it is told, not computed."""
-        path, digest = normalise(path), common.check_sha256(sha256)
-        ordered = common.in_order(parts)
-        with translated():
-            self._stage.prepare()
-            return info_of(path, *self._parts.complete(path, handle, ordered, digest))
-
-    def abort_parts(self, path: str, handle: str) -> None:
-        with translated():
-            self._stage.prepare()
-            self._parts.abort(normalise(path), handle)
-
-    def open_uploads(self) -> Iterator[common.OpenUpload]:
-        """Every upload in parts that is neither complete nor aborted; its path is "" if a crash cut its beginning short."""
-        with translated():
-            self._stage.prepare()
-            yield from self._parts.open_uploads()
-
-    def discard_staged(self, before: datetime) -> int:
-        """Remove what saves that died left in the staging area and nobody has written to since `before`; how many."""
-        with translated():
-            self._stage.prepare()
-            return self._stage.discard(before.timestamp())

@@ -45,7 +45,7 @@ class LocalDownload(Download):
         self.close()
 
 
-def write_all(descriptor: int, block: bytes) -> None:
+def write_all(descriptor: int, block: bytes | bytearray | memoryview) -> None:
     view = memoryview(block)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -9,9 +9,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from chalicelib.errors import DigestMismatch, FileExists, FileMissing, Unsupported, UploadLost, UploadStateConflict
+from chalicelib.errors import (
+    DigestMismatch,
+    FileExists,
+    FileMissing,
+    InvalidRequest,
+    Unsupported,
+    UploadLost,
+    UploadStateConflict,
+)
 from chalicelib.limits import BLOCK_BYTES
-from chalicelib.storage.base import ByteRange, Content, Download, Health, ObjectInfo, Page, Part, Reader, SavedPath
+from chalicelib.storage.base import (
+    ByteRange,
+    Content,
+    Download,
+    Health,
+    ObjectInfo,
+    Page,
+    Part,
+    Reader,
+    SavedPath,
+    StagedTail,
+    Storage,
+)
 from chalicelib.storage.paths import normalise, normalise_prefix
 from chalicelib.storage.streams import BytesReader
 from nas_gateway.drivers import common
@@ -24,16 +44,18 @@ class _Upload:
 
 
 class MemoryStorage:
-    """One disk in memory: every file whole. Thread-safe."""
+    """One disk in memory: every file whole. Thread-safe.
 
-    min_part_bytes = 1
-    renumber_after_loss = True
+    `min_part_bytes` and `renumber_after_loss` let a test see a store's rules: S3's are 5 MiB and False. Completing then
+    refuses smaller parts in the middle, and (as Ceph 16 does) an upload that holds a part which is not named.
+    """
 
-    def __init__(self, disk: str) -> None:
-        self.disk = disk
+    def __init__(self, disk: str, *, min_part_bytes: int = 1, renumber_after_loss: bool = True) -> None:
+        self.disk, self.min_part_bytes, self.renumber_after_loss = disk, min_part_bytes, renumber_after_loss
         self._lock = threading.RLock()
         self._files: dict[str, tuple[ObjectInfo, bytes]] = {}
         self._uploads: dict[str, _Upload] = {}
+        self._tails: dict[str, tuple[StagedTail, bytes]] = {}
 
     def __repr__(self) -> str:
         return f"MemoryStorage(disk={self.disk!r})"
@@ -158,6 +180,25 @@ class MemoryStorage:
             self._upload(path, handle).parts[number] = (part, kept)
         return part
 
+    def copy_part(
+        self,
+        path: str,
+        handle: str,
+        number: int,
+        offset: int,
+        source: Storage,
+        source_path: str,
+        start: int,
+        size: int,
+        *,
+        sha256: str | None = None,
+        etag: str | None = None,
+    ) -> Part:
+        common.check_part(number, offset)
+        return self.write_part(
+            path, handle, number, offset, common.read_range(source, source_path, start, size, sha256)
+        )
+
     def list_parts(self, path: str, handle: str) -> list[tuple[int, int]]:
         with self._lock:
             return sorted((number, part.size) for number, (part, _) in self._upload(path, handle).parts.items())
@@ -169,6 +210,10 @@ class MemoryStorage:
             held = [upload.parts.get(part.number, (None, b"")) for part in ordered]
             if any(kept is None or kept.etag != part.etag for part, (kept, _) in zip(ordered, held, strict=True)):
                 raise UploadStateConflict(common.WRONG_PARTS)
+            if not self.renumber_after_loss and len(upload.parts) > len(ordered):
+                raise UploadStateConflict(common.WRONG_PARTS)
+            if any(part.size < self.min_part_bytes for part in ordered[:-1]):
+                raise InvalidRequest(common.SMALL_PART)
             del self._uploads[handle]
             return self._put(upload.info, b"".join(data for _, data in held), digest)
 
@@ -183,6 +228,30 @@ class MemoryStorage:
             return iter(
                 [common.OpenUpload(u.info.path, handle, u.info.modified_at) for handle, u in self._uploads.items()]
             )
+
+    # --- tails -----------------------------------------------------------------------------------------------
+
+    def put_tail(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        common.check_tail(name, data)
+        kept = bytes(data)
+        with self._lock:
+            self._tails[name] = (StagedTail(name, len(kept), datetime.now(UTC)), kept)
+
+    def get_tail(self, name: str) -> bytes:
+        common.tail_digest(name)
+        try:
+            return common.intact_tail(name, self._tails[name][1])
+        except KeyError:
+            raise FileMissing from None
+
+    def delete_tail(self, name: str) -> None:
+        common.tail_digest(name)
+        with self._lock:
+            self._tails.pop(name, None)
+
+    def list_tails(self) -> Iterator[StagedTail]:
+        with self._lock:
+            return iter([tail for tail, _ in self._tails.values()])
 
 
 class _MemoryDownload(Download):

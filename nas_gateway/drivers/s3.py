@@ -20,9 +20,10 @@ from chalicelib.storage.base import ByteRange, Content, Download, Health, Object
 from chalicelib.storage.paths import normalise, normalise_prefix
 from nas_gateway.drivers import common
 from nas_gateway.drivers.s3_describe import SHA256_KEY, described_as, etag_of, info_of
+from nas_gateway.drivers.s3_direct import S3Direct
 from nas_gateway.drivers.s3_download import S3Download
 from nas_gateway.drivers.s3_errors import translated
-from nas_gateway.drivers.s3_parts import S3Parts
+from nas_gateway.drivers.s3_tails import S3Tails
 from nas_gateway.drivers.s3_upload import Multipart, composite_etag, peak_upload_bytes
 
 # SigV4 query signing: X-Amz-Expires is at most seven days.
@@ -32,7 +33,7 @@ DELETE_BATCH = 1000  # DeleteObjects takes no more
 __all__ = ["S3Storage", "peak_upload_bytes"]
 
 
-class S3Storage(S3Parts):
+class S3Storage(S3Direct, S3Tails):
     """One disk in a bucket; keys are `prefix/path`. Thread-safe: one client and its connection pool for all threads.
 
     Memory of one `save`: (concurrency + 2) * 8 MiB, 48 MiB by default (`peak_upload_bytes`); a file below 8 MiB takes
@@ -115,15 +116,6 @@ class S3Storage(S3Parts):
         answer = self._put(path, body, digest, **described, **({"IfNoneMatch": "*"} if if_absent else {}))
         return SavedPath(path, size=size, sha256=digest, etag=etag_of(answer))
 
-    def _put(self, path: str, body: bytes | bytearray, digest: str, **fields: Any) -> dict[str, Any]:
-        with translated():
-            if self._digests is None:
-                answer: dict[str, Any] = self._client.put_object(**self._where(path), Body=body, **fields)
-            else:
-                with self._digests.use(digest):
-                    answer = self._client.put_object(**self._where(path), Body=body, **fields)
-        return answer
-
     def save_chunked(self, path: str, reader: Reader, metadata: Mapping[str, str] | None = None) -> SavedPath:
         return self.save(path, reader, metadata=metadata)
 
@@ -198,9 +190,14 @@ class S3Storage(S3Parts):
             start = {"StartAfter": found[-1]["Key"]}
 
     def url(self, path: str, expires_in: int = 3600) -> str:
-        """A presigned GET (SigV4), valid for at most seven days. Whether the file exists is not looked at."""
+        """A presigned GET (SigV4), at the public endpoint where there is one, for at most seven days.
+
+        Whether the file exists is not looked at.
+        """
         if not 1 <= expires_in <= MAX_URL_SECONDS:
             raise InvalidRequest(f"expires_in is 1 to {MAX_URL_SECONDS} seconds.")
+        if self._signer:
+            return self._signer.sign("GET", self._where(normalise(path)), expires_in).url
         with translated():
             return str(
                 self._client.generate_presigned_url(
@@ -213,22 +210,12 @@ class S3Storage(S3Parts):
             lambda name, body: self._put(name, body, hashlib.sha256(body).hexdigest()), self._raw, self._delete
         )
 
-    def _raw(self, name: str) -> bytes:
-        with translated():
-            answer = self._client.get_object(**self._where(name))
-            with answer["Body"] as body:
-                return bytes(body.read())
-
     # --- deleting --------------------------------------------------------------------------------------------
 
     def delete(self, path: str) -> None:
         # S3 deletes what is not there without a word; the contract wants to know.
         self.get_metadata(path)
         self._delete(normalise(path))
-
-    def _delete(self, path: str) -> None:
-        with translated():
-            self._client.delete_object(**self._where(path))
 
     def delete_prefix(self, prefix: str) -> list[str]:
         """Batches of 1,000. What cannot be deleted does not stop the rest; a `StorageError` then says how many are left."""

@@ -38,24 +38,23 @@ from chalicelib.errors import (
     UploadLost,
     UploadStateConflict,
 )
-from nas_gateway.drivers.common import WRONG_PARTS
+from nas_gateway.drivers.common import SMALL_PART, WRONG_PARTS
 
-_KEYS = "The storage refused our keys. The operator should check S3_ACCESS_KEY, S3_SECRET_KEY and the bucket's policy."
+KEYS = "The storage refused our keys. The operator should check S3_ACCESS_KEY, S3_SECRET_KEY and the bucket's policy."
 _BUCKET = "The storage has no such bucket. The operator should check the disk's bucket in STORAGE_CONFIG, or create it."
 _CLOCK = "The storage says our clock is wrong. The operator should set the time (NTP) of this host."
-_SMALL = "A part other than the last is smaller than the 5 MiB that the storage asks for."
 
 # Amazon S3 API reference, "Error responses"; QuotaExceeded is Ceph's, XMinio… MinIO's and its descendants'.
 _BY_CODE: dict[str, tuple[type[DepotError], str | None]] = {
     "NoSuchKey": (FileMissing, None),
     "NoSuchUpload": (UploadLost, None),
     "NoSuchBucket": (StorageRefused, _BUCKET),
-    "AccessDenied": (StorageRefused, _KEYS),
-    "AllAccessDisabled": (StorageRefused, _KEYS),
-    "InvalidAccessKeyId": (StorageRefused, _KEYS),
-    "SignatureDoesNotMatch": (StorageRefused, _KEYS),
-    "ExpiredToken": (StorageRefused, _KEYS),
-    "InvalidToken": (StorageRefused, _KEYS),
+    "AccessDenied": (StorageRefused, KEYS),
+    "AllAccessDisabled": (StorageRefused, KEYS),
+    "InvalidAccessKeyId": (StorageRefused, KEYS),
+    "SignatureDoesNotMatch": (StorageRefused, KEYS),
+    "ExpiredToken": (StorageRefused, KEYS),
+    "InvalidToken": (StorageRefused, KEYS),
     "RequestTimeTooSkewed": (StorageRefused, _CLOCK),
     "SlowDown": (StorageUnavailable, None),
     "ServiceUnavailable": (StorageUnavailable, None),
@@ -70,7 +69,7 @@ _BY_CODE: dict[str, tuple[type[DepotError], str | None]] = {
     # Two conditional writes of one key at the same moment: which of them wins is not known yet.
     "ConditionalRequestConflict": (UploadInProgress, None),
     "InvalidRange": (RangeNotSatisfiable, None),
-    "EntityTooSmall": (InvalidRequest, _SMALL),
+    "EntityTooSmall": (InvalidRequest, SMALL_PART),
     "EntityTooLarge": (PayloadTooLarge, None),
     "KeyTooLongError": (InvalidPath, None),
     "InvalidPart": (UploadStateConflict, WRONG_PARTS),
@@ -83,8 +82,8 @@ _BY_CODE: dict[str, tuple[type[DepotError], str | None]] = {
 }
 # HEAD answers have no body, so botocore puts the status where the code would be; a proxy's page has none either.
 _BY_STATUS: dict[int, tuple[type[DepotError], str | None]] = {
-    403: (StorageRefused, _KEYS),
-    401: (StorageRefused, _KEYS),
+    403: (StorageRefused, KEYS),
+    401: (StorageRefused, KEYS),
     404: (FileMissing, None),
     408: (StorageUnavailable, None),
     412: (FileExists, None),
@@ -111,7 +110,7 @@ def translate(error: ClientError | BotoCoreError) -> DepotError:
     if isinstance(error, (IncompleteReadError, ResponseStreamingError)):
         return TruncatedBody("The storage broke off in the middle of the file. Ask for the rest with Range.")
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-        return StorageRefused(_KEYS)
+        return StorageRefused(KEYS)
     if isinstance(error, (StoreConnectionError, HTTPClientError)):
         return StorageUnavailable()
     return StorageError()

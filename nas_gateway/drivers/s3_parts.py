@@ -1,46 +1,27 @@
-"""The parts capability of S3Storage, and what every S3 call needs: client, bucket, keys. Used by `S3Storage` only."""
+"""The parts capability of S3Storage. Used by `S3Storage` only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from chalicelib.config import DiskConfig
-from chalicelib.errors import InvalidPath, StorageError, UploadLost
-from chalicelib.limits import MAX_PATH_BYTES, MIN_PART_BYTES
-from chalicelib.storage.base import ObjectInfo, Part
+from chalicelib.errors import FileMissing, StorageError, Unsupported, UploadLost
+from chalicelib.limits import MIN_PART_BYTES
+from chalicelib.storage.base import ObjectInfo, Part, Storage
 from chalicelib.storage.paths import normalise
 from nas_gateway.drivers import common
-from nas_gateway.drivers.s3_client import KnownDigests, make_client, send_content_md5
+from nas_gateway.drivers.s3_bucket import S3Bucket
 from nas_gateway.drivers.s3_describe import described_as, info_of
 from nas_gateway.drivers.s3_errors import translated
 from nas_gateway.drivers.s3_upload import Multipart
 
 
-class S3Parts:
+class S3Parts(S3Bucket):
     """Uploads in parts to one bucket, kept by the store itself: nothing of them is in this process."""
 
     min_part_bytes = MIN_PART_BYTES
     renumber_after_loss = False  # see ADR 5
-
-    def __init__(self, config: DiskConfig, client: Any = None) -> None:
-        self.disk, self._bucket, self._concurrency = config.name, config.bucket, config.concurrency
-        self._prefix = f"{config.prefix}/" if config.prefix else ""
-        self._client = make_client(config) if client is None else client
-        # With when_supported botocore may send the body in signed chunks with a trailing checksum: its business then.
-        self._digests = KnownDigests(self._client) if config.checksums == "when_required" else None
-        send_content_md5(self._client)
-
-    def __repr__(self) -> str:
-        return f"S3Storage(disk={self.disk!r})"
-
-    def _where(self, path: str) -> dict[str, str]:
-        key = self._prefix + path
-        if len(key.encode()) > MAX_PATH_BYTES:  # S3's own limit; the prefix counts
-            raise InvalidPath(f"On this disk a path takes at most {MAX_PATH_BYTES - len(self._prefix.encode())} bytes.")
-        return {"Bucket": self._bucket, "Key": key}
-
-    # --- parts -----------------------------------------------------------------------------------------------
 
     def _begin(self, path: str, described: Mapping[str, Any]) -> Multipart:
         with translated():
@@ -63,8 +44,39 @@ class S3Parts:
         body = bytes(data) if isinstance(data, memoryview) else data
         return self._multipart(path, handle).send_part(number, offset, body)
 
+    def copy_part(
+        self,
+        path: str,
+        handle: str,
+        number: int,
+        offset: int,
+        source: Storage,
+        source_path: str,
+        start: int,
+        size: int,
+        *,
+        sha256: str | None = None,
+        etag: str | None = None,
+    ) -> Part:
+        """The store copies by itself from a disk of the same account, when its answer can be compared: about 1.6 times as fast.
+
+        Whatever it could not do, or did otherwise, is read through, which also says what was wrong.
+        """
+        common.check_part(number, offset)
+        digest = common.check_sha256(sha256)
+        if digest and etag and isinstance(source, S3Bucket) and source._account == self._account:
+            with suppress(FileMissing, UploadLost, Unsupported):
+                copied = self._multipart(path, handle).copy_part(
+                    number, source._where(normalise(source_path)), start, size
+                )
+                if copied == etag:
+                    return Part(number, offset, size, etag, digest)
+        return self.write_part(
+            path, handle, number, offset, common.read_range(source, source_path, start, size, digest)
+        )
+
     def list_parts(self, path: str, handle: str) -> list[tuple[int, int]]:
-        return self._multipart(path, handle).list_parts()
+        return [(part.number, part.size) for part in self._multipart(path, handle).list_parts()]
 
     def complete_parts(self, path: str, handle: str, parts: Sequence[Part], *, sha256: str | None = None) -> ObjectInfo:
         """`sha256` cannot be added to an object that exists (short of copying it): the registry of files keeps it.

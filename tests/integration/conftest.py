@@ -1,9 +1,15 @@
-"""The store that the integration tests run against, from the environment: `infra/local/ceph-rgw up DIR` prints it."""
+"""What the integration tests run against.
+
+The store of `nas_config` comes from the environment (`infra/local/ceph-rgw up DIR` prints it). The tiers of `tiers` and
+`breakable` keep their files in a folder, or on that store where S3_ENDPOINT is set.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +17,9 @@ import pytest
 
 from chalicelib.config import DiskConfig, Secret
 from nas_gateway.drivers.s3_client import make_client
+from tests.support import node
+from tests.support.stack import running_stack
+from tests.support.tus_trial import LEASE, Trial
 
 _NEEDED = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 
@@ -50,3 +59,31 @@ def nas_disk(nas_config: DiskConfig, nas_client: Any) -> Any:
         for item in page.get("Contents", []):
             nas_client.delete_object(Bucket=bucket, Key=item["Key"])
     nas_client.delete_bucket(Bucket=bucket)
+
+
+@pytest.fixture(scope="session")
+def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """Both tiers as processes, for tests that leave them alone."""
+    with running_stack(tmp_path_factory.mktemp("tiers")) as stack:
+        yield Trial.of(stack)
+
+
+@pytest.fixture(scope="session")
+def _breakable_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    with running_stack(tmp_path_factory.mktemp("breakable"), env=LEASE) as stack:
+        trial = Trial.of(stack, LEASE)
+        yield trial
+        trial.close()
+
+
+@pytest.fixture
+def breakable(_breakable_stack: Trial) -> Trial:
+    """Both tiers as processes that a test may kill; both answer when it begins."""
+    _breakable_stack.recover()
+    return _breakable_stack
+
+
+@pytest.fixture(scope="session")
+def js_clients() -> Path:
+    """The folder of tests/clients with its packages installed."""
+    return node.install()

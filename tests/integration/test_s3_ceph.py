@@ -29,12 +29,14 @@ from nas_gateway.drivers.s3 import S3Storage
 from nas_gateway.drivers.s3_client import make_client
 from tests.support.conformance import RaceConformance, StorageConformance, pieces
 from tests.support.faults import BreakingReader, SourceBroke, StoreAnswers, s3_error
+from tests.support.copy_conformance import CopyConformance
 from tests.support.part_conformance import LostPartConformance
+from tests.support.tail_conformance import ExactTailConformance
 
 pytestmark = pytest.mark.nas
 
 
-class TestConformance(StorageConformance, RaceConformance, LostPartConformance):
+class TestConformance(StorageConformance, RaceConformance, LostPartConformance, CopyConformance, ExactTailConformance):
     @pytest.fixture
     def storage(self, nas_disk):
         self.disk = replace(nas_disk, prefix="")

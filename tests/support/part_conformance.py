@@ -17,10 +17,6 @@ from tests.support.conformance import BAD_PATHS, ConformanceBase, sha
 
 
 class PartConformance(ConformanceBase):
-    def reopen(self, storage: Any) -> Any:
-        """Another driver for the same disk, as another process has it. Override where that is possible."""
-        return storage
-
     def part_size(self, storage: Any) -> int:
         return max(int(storage.min_part_bytes), 1000)
 

@@ -4,10 +4,12 @@ import pytest
 
 from nas_gateway.drivers.local import LocalFileSystemStorage
 from tests.support.conformance import RaceConformance, StorageConformance
+from tests.support.copy_conformance import CopyConformance
 from tests.support.part_conformance import LostPartConformance
+from tests.support.tail_conformance import ExactTailConformance
 
 
-class TestLocalFileSystemStorage(StorageConformance, RaceConformance, LostPartConformance):
+class TestLocalFileSystemStorage(StorageConformance, RaceConformance, LostPartConformance, CopyConformance, ExactTailConformance):
     @pytest.fixture
     def storage(self, tmp_path) -> LocalFileSystemStorage:
         return LocalFileSystemStorage("local", str(tmp_path / "root"))
@@ -16,7 +18,7 @@ class TestLocalFileSystemStorage(StorageConformance, RaceConformance, LostPartCo
         return LocalFileSystemStorage("local", storage._root)
 
 
-class TestWithoutExtendedAttributes(StorageConformance, RaceConformance, LostPartConformance):
+class TestWithoutExtendedAttributes(StorageConformance, RaceConformance, LostPartConformance, CopyConformance, ExactTailConformance):
     @pytest.fixture
     def storage(self, tmp_path) -> LocalFileSystemStorage:
         return LocalFileSystemStorage("local", str(tmp_path / "root"), attributes=False)

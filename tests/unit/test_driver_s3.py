@@ -7,7 +7,9 @@ from chalicelib.config import DiskConfig, Secret
 from nas_gateway.drivers.s3 import S3Storage
 from nas_gateway.drivers.s3_client import make_client
 from tests.support.conformance import StorageConformance
+from tests.support.copy_conformance import CopyConformance
 from tests.support.part_conformance import PartConformance
+from tests.support.tail_conformance import TailConformance
 
 CONFIG = DiskConfig("s3", "s3", bucket="nas", access_key=Secret("testing"), secret_key=Secret("testing-secret"))
 
@@ -36,6 +38,6 @@ def storage(client):
     return S3Storage(CONFIG, client)
 
 
-class TestS3Storage(StorageConformance, PartConformance):
+class TestS3Storage(StorageConformance, PartConformance, CopyConformance, TailConformance):
     def reopen(self, storage):
         return S3Storage(CONFIG, a_client())
