@@ -41,21 +41,21 @@ def web_tier() -> WebTier:
     from chalicelib.web import wiring
 
     if role == Role.TESTING:
-        from nas_gateway.wiring import local_catalog
+        from nas_gateway.wiring import local_catalog, local_uploads
 
         gateway()
-        return wiring.web_tier(settings(), local_catalog(settings()))
+        return wiring.web_tier(settings(), local_catalog(settings()), local_uploads(settings()))
     return wiring.web_tier(settings())
 
 
 if role in (Role.WEB, Role.TESTING):
-    from chalicelib.web import files, health, session
+    from chalicelib.web import client_config, files, health, presigned, session, tus
 
-    for module in (session, files, health):
+    for module in (session, files, tus, presigned, client_config, health):
         app.register_blueprint(module.blueprint(web_tier))
 
 if role in (Role.SERVICES, Role.TESTING):
-    from nas_gateway.api import records, root, storage
+    from nas_gateway.api import chunked, direct, records, root, storage
 
-    for part in (storage, records, *([root] if role == Role.SERVICES else [])):
+    for part in (storage, chunked, direct, records, *([root] if role == Role.SERVICES else [])):
         app.register_blueprint(part.blueprint(gateway))

@@ -128,6 +128,13 @@ class UploadMissing(DepotError):
     default = "There is no such upload, or it has ended. Start a new one."
 
 
+class UploadEnded(UploadMissing):
+    """410: it was there, and it will not come back (aborted, failed, or expired)."""
+
+    code, status = "upload_ended", 410
+    default = "The upload was aborted, has failed or has expired. Start a new one."
+
+
 class UnknownDisk(DepotError):
     code, status = "unknown_disk", 404
     default = "There is no disk of that name in STORAGE_CONFIG."
@@ -141,6 +148,13 @@ class FileExists(DepotError):
 class UploadInProgress(DepotError):
     code, status, retryable = "upload_in_progress", 409, True
     default = "Another upload to the same place is under way. Wait for it, or use another name."
+
+
+class UploadLocked(UploadInProgress):
+    """What tus clients understand by "wait a moment": 423, as tusd answers it."""
+
+    code, status = "upload_locked", 423
+    default = "Another request is working on this upload. Wait a moment, ask where it stands, and go on from there."
 
 
 class OffsetConflict(DepotError):
@@ -158,11 +172,38 @@ class UploadStateConflict(DepotError):
     default = "The upload is not in a state that allows this."
 
 
+class ChecksumMismatch(DepotError):
+    """tus 1.0, "Checksum": 460, and the chunk is not kept."""
+
+    code, status, retryable = "checksum_mismatch", 460, True
+    default = "The chunk's checksum differs from the one announced. It was not kept; send it again."
+
+
+class IdempotencyMismatch(DepotError):
+    code, status = "idempotency_mismatch", 422
+    default = "This Idempotency-Key was used with other values. Use a new key for a new upload."
+
+
+class PresigningOff(DepotError):
+    code, status = "presigning_off", 404
+    default = "Direct transfer to the storage is switched off here. Upload and download through /uploads and /files."
+
+
 class OperationEnded(DepotError):
     """The ledger already holds the outcome of this operation; there is never a second one."""
 
     code, status = "operation_ended", 409
     default = "This operation has ended already. Ask for the state of the file before going on."
+
+
+class TusVersionUnsupported(DepotError):
+    code, status = "tus_version", 412
+    default = "This server speaks tus 1.0.0: send 'Tus-Resumable: 1.0.0'."
+
+
+class UnsupportedMediaType(DepotError):
+    code, status = "unsupported_media_type", 415
+    default = "The Content-Type is not one that this call takes."
 
 
 class PayloadTooLarge(DepotError):

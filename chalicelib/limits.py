@@ -37,6 +37,10 @@ CHUNKED_ACTION_OVER_BYTES = 10 * 10**6
 # Bodies that are JSON or a form's text fields, never file content.
 MAX_JSON_BYTES = 64 * KIB
 
+# A chunk that comes with a checksum is held in memory until it has been compared: nothing of it may be kept before. (Clients
+# that send checksums, such as tuspy, send chunks of a few MiB.)
+CHECKED_CHUNK_BYTES = 16 * MIB
+
 # Design, section 4: a path is at most 1,024 bytes in UTF-8 (S3's key limit); 255 a segment (POSIX NAME_MAX).
 MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255

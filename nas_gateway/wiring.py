@@ -25,11 +25,15 @@ from nas_gateway.files.catalog import LocalCatalog
 from nas_gateway.files.registry import Registry
 from nas_gateway.files.tracked import TrackedStorage
 from nas_gateway.files.transfers import Transfers
-from nas_gateway.files.uploads import Uploads
 from nas_gateway.ledger import tables as ledger_tables
 from nas_gateway.ledger.ledger import Ledger
+from nas_gateway.uploads import tables as upload_tables
+from nas_gateway.uploads.concatenation import Concatenation
+from nas_gateway.uploads.direct import Direct
+from nas_gateway.uploads.local import LocalUploadSessions
+from nas_gateway.uploads.service import Uploads
 
-MODELS: list[type[Model]] = [*file_tables.MODELS, *ledger_tables.MODELS]
+MODELS: list[type[Model]] = [*file_tables.MODELS, *upload_tables.MODELS, *ledger_tables.MODELS]
 
 
 @lru_cache(maxsize=8)
@@ -53,7 +57,10 @@ def gateway(settings: Settings) -> Gateway:
         temporary_hours=settings.temporary_hours,
         max_bytes=settings.max_upload_bytes,
     )
-    return Gateway(settings, Sessions(settings), transfers, Uploads(transfers))
+    uploads = Uploads(transfers, lease=settings.lease_seconds, scratch_disk=settings.scratch_disk)
+    reachable = [name for name, config in settings.disks.items() if config.public_endpoint]
+    direct = Direct(uploads, reachable)
+    return Gateway(settings, Sessions(settings), transfers, uploads, Concatenation(uploads), direct)
 
 
 def storage_factory(settings: Settings, disk: str) -> Storage:
@@ -66,6 +73,12 @@ def local_catalog(settings: Settings) -> LocalCatalog:
     """The catalog of the testing role."""
     made = gateway(settings)
     return LocalCatalog(made.transfers, lambda: current_call(made))
+
+
+def local_uploads(settings: Settings) -> LocalUploadSessions:
+    """The upload sessions of the testing role."""
+    made = gateway(settings)
+    return LocalUploadSessions(settings, made.uploads, made.direct, lambda: current_call(made))
 
 
 def current_call(made: Gateway) -> Call:

@@ -12,7 +12,7 @@ from chalicelib.errors import DepotError
 from chalicelib.observability import current_record, log_exception
 
 # Statuses that an asker may retry, and how long it should wait (seconds); a second suffices for a slot to come free.
-RETRY_AFTER = {429: "2", 503: "2"}
+RETRY_AFTER = {423: "2", 429: "2", 503: "2"}
 
 # Chalice's own answers, by status, as ours.
 BY_STATUS: dict[int, type[DepotError]] = {

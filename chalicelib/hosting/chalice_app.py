@@ -37,6 +37,8 @@ __all__ = ["STREAMING", "DepotApp", "StreamResponse", "body_reader", "json_body"
 # An event that carries this key comes from the streaming host. API Gateway makes its own events; no client can set it.
 STREAMING = "depotStreaming"
 
+TUS_CHUNK_TYPE = "application/offset+octet-stream"
+
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -144,6 +146,8 @@ class DepotApp(Chalice):
         self._context: ContextVar[Any] = ContextVar("chalice_lambda_context", default=None)
         kwargs.setdefault("configure_logs", False)  # its handler would print exceptions with their messages
         super().__init__(app_name, **kwargs)
+        # API Gateway hands every other type on as text, which would mangle the bytes of a tus chunk.
+        self.api.binary_types.append(TUS_CHUNK_TYPE)
 
     @property
     def current_request(self) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mimetypes
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,17 +10,17 @@ from chalice.app import Blueprint, Response
 
 from chalicelib import http
 from chalicelib.auth.policy import Permission, Principal
-from chalicelib.errors import FileMissing, InvalidRequest
+from chalicelib.errors import InvalidRequest
 from chalicelib.hosting.chalice_app import body_reader
 from chalicelib.hosting.downloads import content_response, description_response, not_modified
-from chalicelib.storage import paths
-from chalicelib.storage.base import Reader, Storage
+from chalicelib.limits import LAMBDA_CHUNK_BYTES, PRESIGN_MAX_SECONDS
+from chalicelib.storage.base import Reader
 from chalicelib.storage.catalog import FileView
 from chalicelib.storage.manager import StorageManager
+from chalicelib.web.client_config import streams
 from chalicelib.web.forms import is_form, read_form
+from chalicelib.web.target import checked_file_id, replaces, target
 from chalicelib.web.tier import Tier
-
-PURPOSES = ("submission", "precheck", "scratch")
 
 
 def blueprint(tier: Tier) -> Blueprint:
@@ -55,22 +54,25 @@ def blueprint(tier: Tier) -> Blueprint:
     @bp.route("/files/{file_id}", methods=["GET", "HEAD"])
     def describe(file_id: str) -> Response:
         tier().sign_in(bp.current_request)
-        return _json(_public(tier().catalog.file(_checked(file_id))))
+        return _json(_public(tier().catalog.file(checked_file_id(file_id))))
 
     @bp.route("/files/{file_id}", methods=["DELETE"])
     def delete(file_id: str) -> Response:
         principal = tier().sign_in(bp.current_request)
-        view = tier().catalog.file(_checked(file_id))
+        view = tier().catalog.file(checked_file_id(file_id))
         principal.require(Permission.DELETE, view.cohort)
         StorageManager.get_storage(view.disk).delete(view.path)
         return _json({"file_id": view.file_id, "deleted": True})
 
     @bp.route("/files/{file_id}/content", methods=["GET", "HEAD"])
     def content(file_id: str) -> Response:
-        """The bytes, with `Range`, `If-Range`, `If-None-Match`, `ETag` and a safe `Content-Disposition`."""
+        """The bytes, with `Range`, `If-Range`, `If-None-Match`, `ETag` and a safe `Content-Disposition`.
+
+        What is too large for an answer of Lambda's is at a presigned URL (307) where presigning is on.
+        """
         request = bp.current_request
         principal = tier().sign_in(request)
-        view = tier().catalog.file(_checked(file_id))
+        view = tier().catalog.file(checked_file_id(file_id))
         principal.require(Permission.READ, view.cohort)
         etag = f'"{view.sha256 or view.etag}"'
         headers = {
@@ -89,6 +91,9 @@ def blueprint(tier: Tier) -> Blueprint:
         wanted = http.parse_range(request.headers.get("range"))
         if not http.range_applies(request.headers.get("if-range"), etag):
             wanted = None
+        if wanted is None and view.size > LAMBDA_CHUNK_BYTES and not streams(request) and tier().uploads.presigning():
+            signed = tier().uploads.file_url(view.file_id, PRESIGN_MAX_SECONDS)
+            return Response("", {"Location": signed.url, "Cache-Control": "no-store"}, 307)
         return content_response(StorageManager.get_storage(view.disk).open(view.path, wanted), headers, wanted)
 
     return bp
@@ -101,14 +106,14 @@ def _store(
     content: Reader,
     headers: Mapping[str, str],
 ) -> Response:
-    storage, path, metadata = _target(query)
+    storage, path, metadata = target(query)
     principal.require(Permission.UPLOAD, metadata.get("cohort"))
     saved = storage.save(
         path,
         content,
         _content_type(content_type, path),
         metadata,
-        if_absent=query.get("overwrite", "").lower() not in ("1", "true", "yes"),
+        if_absent=not replaces(query),
         sha256=http.check_sha256(headers.get("x-content-sha256")),
     )
     answer = {
@@ -117,27 +122,11 @@ def _store(
         "size": saved.size,
         "sha256": saved.sha256 or None,
         "tracking_id": saved.tracking_id,
+        "completed_at": saved.recorded_at,
+        "ledger": saved.ledger,
     }
-    return _json(answer, 201, {"Location": f"/files/{saved.file_id}"})
-
-
-def _target(query: Mapping[str, str]) -> tuple[Storage, str, dict[str, str]]:
-    """Where the file goes: the storage, the path and the metadata. Raises `InvalidRequest`, `InvalidPath`."""
-    purpose = query.get("purpose") or "submission"
-    if purpose not in PURPOSES:
-        raise InvalidRequest(f"purpose must be one of {', '.join(PURPOSES)}.")
-    filename = paths.segment(query.get("filename") or "", "filename")
-    metadata = {"purpose": purpose, "cohort": paths.segment(query.get("cohort") or "", "cohort")}
-    for name in ("protocol_year", "file_type"):
-        if query.get(name) or purpose == "submission":
-            metadata[name] = paths.segment(query.get(name) or "", name)
-    if purpose == "submission":
-        path = paths.submission_path(metadata["cohort"], metadata["protocol_year"], metadata["file_type"], filename)
-        return StorageManager.get_submission_storage(), path, metadata
-    folder = query.get("precheck_id" if purpose == "precheck" else "audit_id") or uuid.uuid4().hex
-    if purpose == "precheck":
-        return StorageManager.get_workspace_storage(), paths.precheck_path(folder, filename), metadata
-    return StorageManager.get_scratch_storage(), paths.scratch_path(folder, filename), metadata
+    etag = f'"{saved.sha256 or saved.etag}"'  # as `content` gives it; Uppy reads it
+    return _json(answer, 201, {"Location": f"/files/{saved.file_id}", "ETag": etag})
 
 
 def _content_type(told: str | None, path: str) -> str:
@@ -153,13 +142,6 @@ def _cohort(principal: Principal, asked: str | None) -> str:
     if len(principal.cohorts) == 1:
         return next(iter(principal.cohorts))
     raise InvalidRequest("Say which cohort: GET /files?cohort=…")
-
-
-def _checked(file_id: str) -> str:
-    """A file id is 32 hex digits; anything else cannot be one and is not passed on."""
-    if len(file_id) != 32 or not set(file_id) <= set("0123456789abcdef"):
-        raise FileMissing
-    return file_id
 
 
 def _public(view: FileView) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from chalicelib.auth.sessions import Sessions
 from chalicelib.config import Settings
 from chalicelib.errors import CrossSiteRequest, NotSignedIn
 from chalicelib.storage.catalog import Catalog
+from chalicelib.storage.uploads import UploadSessions
 
 COOKIE = "depot_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -24,6 +25,7 @@ class WebTier:
     settings: Settings
     sessions: Sessions
     catalog: Catalog
+    uploads: UploadSessions
 
     def sign_in(self, request: Any) -> Principal:
         """Who sent this request; also sets the assertion that calls to the services tier carry.

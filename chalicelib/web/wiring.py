@@ -8,13 +8,16 @@ from chalicelib.auth.tables import MODELS
 from chalicelib.config import Settings
 from chalicelib.storage.catalog import Catalog, RemoteCatalog
 from chalicelib.storage.manager import StorageManager, make_transport
+from chalicelib.storage.remote import RemoteUploadSessions
+from chalicelib.storage.uploads import UploadSessions
 from chalicelib.web.tier import WebTier
 
 
-def web_tier(settings: Settings, catalog: Catalog | None = None) -> WebTier:
-    """The web tier for these settings. `catalog` is given in the testing role only."""
-    if catalog is None:
+def web_tier(settings: Settings, catalog: Catalog | None = None, uploads: UploadSessions | None = None) -> WebTier:
+    """The web tier for these settings. `catalog` and `uploads` are given in the testing role only."""
+    if catalog is None or uploads is None:
         dynamo.bind(settings.table_prefix, settings.aws_region, *MODELS)
         StorageManager.configure(settings)
-        catalog = RemoteCatalog(make_transport(settings))
-    return WebTier(settings, Sessions(settings), catalog)
+        transport = make_transport(settings)
+        return WebTier(settings, Sessions(settings), RemoteCatalog(transport), RemoteUploadSessions(transport))
+    return WebTier(settings, Sessions(settings), catalog, uploads)

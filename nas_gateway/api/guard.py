@@ -14,7 +14,9 @@ from chalicelib.config import Secret, Settings
 from chalicelib.errors import BadApiKey
 from nas_gateway.files.access import Call
 from nas_gateway.files.transfers import Transfers
-from nas_gateway.files.uploads import Uploads
+from nas_gateway.uploads.concatenation import Concatenation
+from nas_gateway.uploads.direct import Direct
+from nas_gateway.uploads.service import Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Gateway:
     sessions: Sessions
     transfers: Transfers
     uploads: Uploads
+    concatenation: Concatenation
+    direct: Direct
 
     def admit(self, request: Any) -> Call:
         """The call a request makes. Raises `BadApiKey`, `NotSignedIn` for a stale assertion.

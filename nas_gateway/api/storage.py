@@ -1,8 +1,7 @@
-"""`/internal/storage/*`: the ten calls of the seeds' table (design, section 4)."""
+"""`/internal/storage/*`: the calls of the seeds' table (design, section 4), but uploads in chunks: see `chunked`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from chalice.app import Blueprint, Response
@@ -12,14 +11,13 @@ from chalicelib.auth.policy import Permission
 from chalicelib.errors import InvalidRequest
 from chalicelib.hosting.chalice_app import body_reader, json_body
 from chalicelib.hosting.downloads import content_response, description_response, not_modified
-from chalicelib.storage.base import ObjectInfo, SavedPath
-from chalicelib.storage.manager import resolve_disk
+from chalicelib.storage.base import ObjectInfo
 from chalicelib.storage.paths import normalise_prefix
+from nas_gateway.api import asked
 from nas_gateway.api.guard import Gateway, GatewayOf
 from nas_gateway.files import maintenance
 from nas_gateway.files.access import Call
 from nas_gateway.files.placement import place
-from nas_gateway.files.uploads import Status
 
 
 def blueprint(gateway: GatewayOf) -> Blueprint:
@@ -35,8 +33,8 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
         gate, call, query = admitted()
         headers = bp.current_request.headers
         where = place(
-            _disk(gate, query),
-            _needed(query, "path"),
+            asked.disk(gate, query),
+            asked.needed(query, "path"),
             content_type=headers.get("content-type"),
             metadata=http.metadata_from_headers(headers),
         )
@@ -47,33 +45,13 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
             sha256=http.check_sha256(headers.get("x-content-sha256")),
             if_absent=headers.get("if-none-match", "").strip() == "*",
         )
-        return Response(_saved(saved), status_code=201)
-
-    @bp.route("/internal/storage/upload_chunked", methods=["POST"])
-    def upload_chunked() -> Response:
-        gate, call, query = admitted()
-        phase = query.get("phase")
-        if phase == "init":
-            return Response(_status(_init(gate, call, json_body(bp.current_request))), status_code=201)
-        if phase not in ("chunk", "status", "complete", "abort"):
-            raise InvalidRequest("phase must be init, chunk, status, complete or abort.")
-        upload_id = _needed(query, "upload_id")
-        if phase == "chunk":
-            offset = _number(_needed(query, "offset"), "offset")
-            return Response(_status(gate.uploads.chunk(call, upload_id, offset, body_reader(bp.current_request))))
-        if phase == "complete":
-            sha256 = http.check_sha256(bp.current_request.headers.get("x-content-sha256"))
-            return Response(_saved(gate.uploads.complete(call, upload_id, sha256=sha256)), status_code=201)
-        if phase == "abort":
-            gate.uploads.abort(call, upload_id)
-            return Response({"upload_id": upload_id, "aborted": True})
-        return Response(_status(gate.uploads.status(call, upload_id)))
+        return Response(asked.saved(saved), status_code=201)
 
     @bp.route("/internal/storage/download", methods=["GET", "HEAD"])
     def download() -> Response:
         gate, call, query = admitted()
         headers = bp.current_request.headers
-        disk, path = _disk(gate, query), _needed(query, "path")
+        disk, path = asked.disk(gate, query), asked.needed(query, "path")
         if bp.current_request.method == "HEAD" or "if-none-match" in headers:
             info = gate.transfers.describe(call, disk, path)
             if http.matches(headers.get("if-none-match"), http.etag_of(info)):
@@ -88,16 +66,18 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
     def delete() -> Response:
         gate, call, _ = admitted()
         body = json_body(bp.current_request)
-        disk, path = _disk(gate, body), _needed(body, "path")
+        disk, path = asked.disk(gate, body), asked.needed(body, "path")
         return Response({"deleted": [path], "tracking_id": gate.transfers.delete(call, disk, path)})
 
     @bp.route("/internal/storage/delete_prefix", methods=["POST"])
     def delete_prefix() -> Response:
         gate, call, _ = admitted()
         body = json_body(bp.current_request)
-        dry_run = _flag(body, "dry_run")
-        prefix = normalise_prefix(_needed(body, "prefix"))
-        deleted, failed, tracking_id = gate.transfers.delete_prefix(call, _disk(gate, body), prefix, dry_run=dry_run)
+        dry_run = asked.flag(body, "dry_run")
+        prefix = normalise_prefix(asked.needed(body, "prefix"))
+        deleted, failed, tracking_id = gate.transfers.delete_prefix(
+            call, asked.disk(gate, body), prefix, dry_run=dry_run
+        )
         key = "would_delete" if dry_run else "deleted"
         answer = {key: deleted, "failed": dict(failed), "count": len(deleted), "dry_run": dry_run}
         return Response({**answer, "tracking_id": tracking_id})
@@ -107,7 +87,7 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
         gate, call, query = admitted()
         prefix = query.get("prefix", "")
         gate.transfers.access.prefix(call, Permission.LIST, prefix)
-        page = gate.transfers.disk(_disk(gate, query)).list_with_prefix(
+        page = gate.transfers.disk(asked.disk(gate, query)).list_with_prefix(
             prefix, query.get("cursor"), http.page_limit(query.get("limit"))
         )
         return Response({"files": [_info(item) for item in page.items], "cursor": page.cursor})
@@ -115,12 +95,12 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
     @bp.route("/internal/storage/exists", methods=["GET"])
     def exists() -> Response:
         gate, call, query = admitted()
-        return Response({"exists": gate.transfers.exists(call, _disk(gate, query), _needed(query, "path"))})
+        return Response({"exists": gate.transfers.exists(call, asked.disk(gate, query), asked.needed(query, "path"))})
 
     @bp.route("/internal/storage/metadata", methods=["GET"])
     def metadata() -> Response:
         gate, call, query = admitted()
-        return Response(_info(gate.transfers.describe(call, _disk(gate, query), _needed(query, "path"))))
+        return Response(_info(gate.transfers.describe(call, asked.disk(gate, query), asked.needed(query, "path"))))
 
     @bp.route("/internal/storage/cleanup", methods=["POST"])
     def cleanup() -> Response:
@@ -129,84 +109,18 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
         hours = body.get("hours", gate.settings.temporary_hours)
         if isinstance(hours, bool) or not isinstance(hours, (int, float)) or not 0 <= hours <= 24 * 365:
             raise InvalidRequest("hours must be a number of 0 (now) or more.")
-        return Response(maintenance.clean_up(gate.transfers, call, hours=hours, dry_run=_flag(body, "dry_run", True)))
+        return Response(
+            maintenance.clean_up(gate.transfers, call, hours=hours, dry_run=asked.flag(body, "dry_run", True))
+        )
 
     @bp.route("/internal/storage/health", methods=["GET"])
     def health() -> Response:
         gate, _, query = admitted()
-        names = [_disk(gate, query)] if query.get("disk") else list(gate.settings.disks)
+        names = [asked.disk(gate, query)] if query.get("disk") else list(gate.settings.disks)
         report = maintenance.health(gate.transfers, gate.settings, names)
         return Response(report, status_code=200 if report["status"] == "healthy" else 503)
 
     return bp
-
-
-def _init(gate: Gateway, call: Call, body: Mapping[str, Any]) -> Status:
-    metadata = body.get("metadata") or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise InvalidRequest("metadata must be an object of strings.")
-    http.metadata_headers(metadata)  # the same rules as for a single upload's headers
-    size = body.get("size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-        raise InvalidRequest("size must be a whole number of bytes, or left out.")
-    where = place(
-        _disk(gate, body),
-        _needed(body, "path"),
-        content_type=_optional(body, "content_type"),
-        metadata=metadata,
-    )
-    sha256 = http.check_sha256(_optional(body, "sha256"))
-    return gate.uploads.init(call, where, size=size, sha256=sha256, if_absent=_flag(body, "if_absent"))
-
-
-def _disk(gate: Gateway, values: Mapping[str, Any]) -> str:
-    return resolve_disk(gate.settings, str(values.get("disk") or "default"))
-
-
-def _needed(values: Mapping[str, Any], name: str) -> str:
-    value = values.get(name)
-    if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"{name} is missing.")
-    return value
-
-
-def _optional(values: Mapping[str, Any], name: str) -> str | None:
-    return _needed(values, name) if values.get(name) is not None else None
-
-
-def _flag(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    value = values.get(name, default)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false.")
-    return value
-
-
-def _number(text: str, name: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise InvalidRequest(f"{name} must be a whole number.")
-    return int(text)
-
-
-def _saved(saved: SavedPath) -> dict[str, Any]:
-    return {
-        "path": str(saved),
-        "size": saved.size,
-        "sha256": saved.sha256 or None,
-        "etag": saved.etag,
-        "tracking_id": saved.tracking_id,
-        "file_id": saved.file_id,
-    }
-
-
-def _status(status: Status) -> dict[str, Any]:
-    return {
-        "upload_id": status.upload_id,
-        "offset": status.offset,
-        "chunk_bytes": status.chunk_bytes,
-        "expires_at": status.expires_at,
-        "state": status.state,
-        "size": status.size,
-    }
 
 
 def _info(info: ObjectInfo) -> dict[str, Any]:

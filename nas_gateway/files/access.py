@@ -34,10 +34,15 @@ class Access:
     def __init__(self, ledger: Ledger, registry: Registry) -> None:
         self._ledger, self._registry = ledger, registry
 
-    def upload(self, call: Call, place: Placement, *, if_absent: bool) -> None:
+    def upload(self, call: Call, place: Placement, *, if_absent: bool, unplaced: bool = False) -> None:
+        """`unplaced`: a piece whose cohort is told when it is put together; any right to upload will do until then."""
         if call.is_service:
             return
-        if not call.principal.may(Permission.UPLOAD, place.cohort):
+        scope = call.principal.scope(Permission.UPLOAD)
+        allowed = call.principal.may(Permission.UPLOAD, place.cohort)
+        if unplaced and place.cohort is None:
+            allowed = scope is None or bool(scope)
+        if not allowed:
             self.deny(call, Permission.UPLOAD, place.disk, place.path, place.cohort)
         # Replacing is deleting, of what may be another cohort's.
         old = None if if_absent else self._registry.at(place.disk, place.path)

@@ -1,12 +1,13 @@
-"""The tables of current state: files, the paths they hold, upload sessions and their parts.
+"""The tables of current state: files, and the paths they hold.
 
 History is the ledger's; these rows change in the same DynamoDB transaction as the event that explains the change.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from pynamodb.attributes import (
-    BooleanAttribute,
     JSONAttribute,
     NumberAttribute,
     UnicodeAttribute,
@@ -85,6 +86,10 @@ class TrackedFile(Model):
     by_cohort = ByCohort()
     by_cleanup = ByCleanup()
 
+    def updated_iso(self) -> str:
+        """`updated_at` as ISO 8601 in UTC."""
+        return datetime.fromtimestamp(self.updated_at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
 
 class PathClaim(Model):
     """Who holds a path: the file that is there, and the upload that is on its way to it.
@@ -104,52 +109,4 @@ class PathClaim(Model):
     pending_until = NumberAttribute(null=True)
 
 
-class UploadSession(Model):
-    """One upload that comes in several calls. `offset` is what has been acknowledged, in bytes.
-
-    `epoch` counts the writers that have held it, `lease_until` (epoch seconds) is when the present one's hold ends.
-    """
-
-    class Meta:
-        suffix = "uploads"
-        table_name = "uploads"
-
-    upload_id = UnicodeAttribute(hash_key=True)
-    file_id = UnicodeAttribute()
-    tracking_id = UnicodeAttribute()
-    disk = UnicodeAttribute()
-    path = UnicodeAttribute()
-    state = UnicodeAttribute()
-    owner = UnicodeAttribute()
-    created_at = NumberAttribute()
-    expires_at = NumberAttribute()
-    part_bytes = NumberAttribute()
-    offset = NumberAttribute(default=0)
-    parts = NumberAttribute(default=0)  # the highest part number in use
-    epoch = NumberAttribute(default=0)
-    lease_until = NumberAttribute(default=0)
-    # Set once a part below the store's minimum was written: only S3's last part may be that small.
-    closed = BooleanAttribute(default=False)
-    handle = UnicodeAttribute(null=True)
-    cohort = UnicodeAttribute(null=True)
-    size = NumberAttribute(null=True)
-    sha256 = UnicodeAttribute(null=True)
-    if_absent = BooleanAttribute(default=False)
-
-
-class UploadPart(Model):
-    """One acknowledged part of a session."""
-
-    class Meta:
-        suffix = "upload-parts"
-        table_name = "upload-parts"
-
-    upload_id = UnicodeAttribute(hash_key=True)
-    number = NumberAttribute(range_key=True)
-    offset = NumberAttribute()
-    size = NumberAttribute()
-    etag = UnicodeAttribute()
-    sha256 = UnicodeAttribute()
-
-
-MODELS: list[type[Model]] = [TrackedFile, PathClaim, UploadSession, UploadPart]
+MODELS: list[type[Model]] = [TrackedFile, PathClaim]

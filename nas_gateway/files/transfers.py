@@ -33,8 +33,9 @@ from nas_gateway.files.placement import Placement
 from nas_gateway.files.registry import Change, Registry
 from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.files.watched import watch
-from nas_gateway.ledger.events import Action, Intent, Operation, Outcome
+from nas_gateway.ledger.events import Action, Intent, Operation, Outcome, iso
 from nas_gateway.ledger.ledger import ChangeRefused, Ledger
+from nas_gateway.ledger.tables import PHIFileTracking
 
 _NOT_RECORDED = (
     "The file was stored, but its completion could not be recorded in the ledger. "
@@ -86,7 +87,7 @@ class Transfers:
             self.withdraw(file, intent, error, source.count)
             raise
         file.size, file.sha256, file.etag = saved.size, saved.sha256, saved.etag
-        self.complete(file, intent)
+        event = self.complete(file, intent)
         return SavedPath(
             place.path,
             size=saved.size,
@@ -94,6 +95,8 @@ class Transfers:
             etag=saved.etag,
             tracking_id=intent.tracking_id,
             file_id=file.file_id,
+            recorded_at=iso(event.at),
+            ledger=event.position,
         )
 
     def announce(
@@ -109,14 +112,16 @@ class Transfers:
         file_id: str | None = None,
         tracking_id: str | None = None,
         also: Change | None = None,
+        unplaced: bool = False,
     ) -> tuple[TrackedFile, Intent]:
         """Authorise an upload, take its path and record its intent. Nothing has moved yet.
 
-        Raises `Forbidden`, `FileExists`, `UploadInProgress`, `PayloadTooLarge`, `LedgerUnavailable`.
+        `unplaced`: bytes that belong to no cohort yet. Raises `Forbidden`, `FileExists`, `UploadInProgress`,
+        `PayloadTooLarge`, `LedgerUnavailable`.
         """
         if size is not None and size > self.max_bytes:
             raise PayloadTooLarge(f"The largest file taken here is {self.max_bytes} bytes.")
-        self.access.upload(call, place, if_absent=if_absent)
+        self.access.upload(call, place, if_absent=if_absent, unplaced=unplaced)
         now = self.clock()
         due = datetime.fromtimestamp(now, UTC) + self._temporary if place.temporary else None
         file = self._new_row(call, place, now, due)
@@ -146,13 +151,14 @@ class Transfers:
 
     def complete(
         self, file: TrackedFile, intent: Intent, *, action: str | None = None, also: Change | None = None
-    ) -> None:
-        """The bytes are on the NAS: make the file available and record the outcome, in one transaction.
+    ) -> PHIFileTracking:
+        """The bytes are on the NAS: make the file available and record the outcome, in one transaction; the event.
 
-        Raises `LeaseLost`, or `LedgerUnavailable` whose message says that the file is there but not recorded.
+        Raises `LeaseLost` (also when a change of `also` was refused: then nothing was recorded), or `LedgerUnavailable`
+        whose message says that the file is there but not recorded.
         """
         try:
-            self.ledger.finish(
+            return self.ledger.finish(
                 intent,
                 Outcome.COMPLETED,
                 bytes_transferred=int(file.size or 0),
@@ -161,7 +167,9 @@ class Transfers:
                 action=action,
                 changes=_both(self.registry.arrived(file), also),
             )
-        except ChangeRefused:
+        except ChangeRefused as refused:
+            if refused.index:  # not the path's own row: somebody else goes on with this very upload
+                raise LeaseLost from None
             error = LeaseLost("Another upload took this path over while this one was held up. It was not recorded.")
             self.withdraw(file, intent, error, int(file.size or 0))
             raise error from None

@@ -21,13 +21,28 @@ class Watched:
     def __init__(self, reader: Reader, limit: int) -> None:
         self._reader, self._limit = reader, limit
         self._period, self._callback, self._last = float("inf"), _nothing, time.monotonic()
+        self._since, self._reading = time.monotonic(), False
         self.count = 0
+
+    def silent_seconds(self) -> float:
+        """How long the reading thread has waited for its next byte; 0 while it is busy elsewhere. From any thread."""
+        return time.monotonic() - self._since if self._reading else 0.0
+
+    def interrupt(self) -> None:
+        """Make the reading thread's wait end as if the sender had gone, where the source can. From any thread."""
+        stop = getattr(self._reader, "interrupt", None)
+        if stop is not None:
+            stop()
 
     def every(self, seconds: float, callback: Callable[[], None]) -> None:
         self._period, self._callback, self._last = seconds, callback, time.monotonic()
 
     def read(self, size: int = -1, /) -> bytes:
-        block = self._reader.read(size)
+        self._since, self._reading = time.monotonic(), True
+        try:
+            block = self._reader.read(size)
+        finally:
+            self._reading = False
         self.count += len(block)
         if self.count > self._limit:
             raise PayloadTooLarge(f"The largest file taken here is {self._limit} bytes.")

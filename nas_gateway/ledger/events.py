@@ -68,6 +68,7 @@ class Action:
     CONVERSION_FAILED: Final = "conversion_failed"
     UPLOAD_ABORTED: Final = "upload_aborted"
     ACCESS_DENIED: Final = "access_denied"
+    PRESIGNED_URL_ISSUED: Final = "presigned_url_issued"
 
     KNOWN: frozenset[str]
 

@@ -118,6 +118,11 @@ class PHIFileTracking(Model):
             failed_day=stamp[:10] if failed else None,
         )
 
+    @property
+    def position(self) -> str:
+        """Where the event stands, as a receipt tells it: `shard/sequence`."""
+        return f"{int(self.shard)}/{int(self.seq)}"
+
     def to_dict(self) -> dict[str, Any]:
         """The event as `events.canonical` and `chain.verify_chain` take it: plain JSON values, `hash` included."""
         return plain({name: value for name, value in self.attribute_values.items() if name not in _DERIVED})

@@ -1,12 +1,15 @@
 """Rows of upload sessions: reading, the lease, the conditional advance of the offset.
 
 Every write is conditional on the epoch of the writer that makes it, so that one which slept past its lease and woke up is
-refused. Used by `uploads` only.
+refused. A refusal is believed only after looking whether the row already says what was to be written: botocore repeats a
+request whose answer did not come. Used inside this package only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,13 +19,39 @@ from pynamodb.transactions import TransactWrite
 
 from chalicelib import dynamo
 from chalicelib.auth.policy import SERVICE, Principal
-from chalicelib.errors import LeaseLost, LedgerUnavailable, UploadInProgress, UploadMissing
-from chalicelib.limits import LEASE_SECONDS
+from chalicelib.errors import (
+    DepotError,
+    LeaseLost,
+    LedgerUnavailable,
+    OffsetConflict,
+    UploadEnded,
+    UploadInProgress,
+    UploadMissing,
+    UploadStateConflict,
+)
 from chalicelib.storage.base import Part
 from nas_gateway.files.registry import Change
-from nas_gateway.files.tables import State, UploadPart, UploadSession
+from nas_gateway.files.tables import State
+from nas_gateway.uploads.tables import LIVE, UploadPart, UploadSession
 
 Clock = Callable[[], float]
+
+# A session that nobody adds to ends after a day.
+SESSION_SECONDS = 24 * 3600
+# ... and its end is moved only when that gains an hour, so that the index by expiry is not written with every chunk.
+_EXTEND_SECONDS = 3600
+# How long a call waits for another to let go of the session: a client that reconnects is faster than the news that its old
+# connection broke. Longer waits are the client's (423, Retry-After).
+WAIT_SECONDS, _POLL_SECONDS = 3.0, 0.05
+
+ENDED = (State.ABORTED, State.FAILED, State.LOST)
+_REFUSED = "ConditionalCheckFailedException"
+
+# [offset, size, sha256]: acknowledged bytes that are not in a part yet.
+Tail = tuple[int, int, str]
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
 
 
 def get(upload_id: str, principal: Principal) -> UploadSession:
@@ -38,86 +67,6 @@ def get(upload_id: str, principal: Principal) -> UploadSession:
     return session
 
 
-def update(session: UploadSession, actions: list[Any], condition: Condition) -> None:
-    """One conditional write; `session` holds the new values after it. Raises `LeaseLost`, `LedgerUnavailable`."""
-    try:
-        session.update(actions, condition=condition)
-    except UpdateError as error:
-        if error.cause_response_code == "ConditionalCheckFailedException":
-            raise LeaseLost from None
-        raise LedgerUnavailable from error
-
-
-@contextmanager
-def leased(session: UploadSession, clock: Clock, *, renumber: bool = False) -> Iterator[None]:
-    """Hold the session for one call. Taking it raises the epoch. Raises `UploadInProgress` while another holds it.
-
-    A holder that did not let go may still be writing a part. With `renumber` its number is skipped, so that what it writes
-    late lands beside the upload and not over an acknowledged part (see `PartStorage`).
-    """
-    now = clock()
-    taken: list[Any] = [UploadSession.epoch.add(1), UploadSession.lease_until.set(now + LEASE_SECONDS)]
-    if renumber and session.lease_until:
-        taken.append(UploadSession.parts.add(1))
-    try:
-        update(
-            session,
-            taken,
-            (UploadSession.lease_until < now)
-            & (UploadSession.lease_until == session.lease_until)
-            & (UploadSession.state == session.state)
-            & (UploadSession.offset == session.offset),
-        )
-    except LeaseLost:
-        raise UploadInProgress(
-            "Another call is writing to this upload. Ask for its status and go on from there."
-        ) from None
-    try:
-        yield
-    finally:
-        # Where this fails the lease simply runs out.
-        with suppress(LeaseLost, LedgerUnavailable):
-            update(session, [UploadSession.lease_until.set(0)], UploadSession.epoch == session.epoch)
-
-
-def renew(session: UploadSession, clock: Clock) -> None:
-    """Hold on while a slow body arrives. Raises `LeaseLost`."""
-    update(session, [UploadSession.lease_until.set(clock() + LEASE_SECONDS)], UploadSession.epoch == session.epoch)
-
-
-def advance(session: UploadSession, part: Part, *, closes: bool, clock: Clock) -> None:
-    """Acknowledge a part that is durable: its row, and the offset moved past it, in one transaction.
-
-    Raises `LeaseLost` when the epoch or the offset is no longer what this writer knows.
-    """
-    offset, lease_until = part.offset + part.size, clock() + LEASE_SECONDS
-    row = UploadPart(
-        session.upload_id, part.number, offset=part.offset, size=part.size, etag=part.etag, sha256=part.sha256
-    )
-    mine = (
-        (UploadSession.epoch == session.epoch)
-        & (UploadSession.offset == part.offset)
-        & (UploadSession.state == State.OPEN)
-    )
-    moved: list[Any] = [
-        UploadSession.offset.set(offset),
-        UploadSession.parts.set(part.number),
-        UploadSession.closed.set(closes),
-        UploadSession.lease_until.set(lease_until),
-    ]
-    try:
-        with TransactWrite(connection=dynamo.connection(UploadSession)) as transaction:
-            transaction.save(row)
-            transaction.update(UploadSession(session.upload_id), moved, condition=mine)
-    except TransactWriteError as error:
-        if any(reason is not None and reason.code == "ConditionalCheckFailed" for reason in error.cancellation_reasons):
-            raise LeaseLost from None
-        raise LedgerUnavailable from error
-    except PynamoDBException as error:
-        raise LedgerUnavailable from error
-    session.offset, session.parts, session.closed, session.lease_until = offset, part.number, closes, lease_until
-
-
 def parts(upload_id: str) -> list[Part]:
     """The acknowledged parts of a session, in order. Raises `LedgerUnavailable`."""
     try:
@@ -127,10 +76,241 @@ def parts(upload_id: str) -> list[Part]:
         raise LedgerUnavailable from error
 
 
+def tails(session: UploadSession) -> list[Tail]:
+    """The acknowledged bytes behind the last part."""
+    return [(int(offset), int(size), str(sha256)) for offset, size, sha256 in session.tails or ()]
+
+
+def size_of(session: UploadSession) -> int | None:
+    """The announced length in bytes, or None while it is open."""
+    return None if session.size is None else int(session.size)
+
+
+def is_over(session: UploadSession, now: float) -> bool:
+    """Whether the session ended without a file, or has expired."""
+    return session.state in ENDED or (session.state != State.AVAILABLE and session.expires_at < now)
+
+
+# --- the lease ------------------------------------------------------------------------------------------------------
+
+
+def take(
+    upload_id: str,
+    principal: Principal,
+    states: Sequence[str],
+    *,
+    clock: Clock,
+    lease: float,
+    offset: int | None = None,
+    wait: float = WAIT_SECONDS,
+    nudge: Callable[[], None] = lambda: None,
+) -> UploadSession:
+    """Hold a session for one call; its row as it is then. Taking it raises the epoch. One round trip when it is free.
+
+    While another call holds it, waits up to `wait` seconds; `nudge` is called in between. Raises `UploadMissing`,
+    `UploadEnded`, `OffsetConflict`, `UploadStateConflict`, `UploadInProgress`, `LedgerUnavailable`.
+    """
+    holder, deadline = uuid.uuid4().hex, time.monotonic() + wait
+    while True:
+        session = UploadSession(upload_id)
+        now = clock()
+        free: Condition = (
+            (UploadSession.lease_until < now)
+            & UploadSession.state.is_in(*states)
+            & (UploadSession.expires_at >= now)  # also false where there is no such row
+        )
+        if offset is not None:
+            free &= UploadSession.offset == offset
+        if principal is not SERVICE:
+            free &= UploadSession.owner == principal.username
+        actions: list[Any] = [
+            UploadSession.epoch.add(1),
+            UploadSession.lease_until.set(now + lease),
+            UploadSession.holder.set(holder),
+        ]
+        try:
+            session.update(actions, condition=free)
+            return session
+        except UpdateError as error:
+            if error.cause_response_code != _REFUSED:
+                raise LedgerUnavailable from error
+        found = get(upload_id, principal)
+        if found.holder == holder:
+            return found
+        refusal = _why(found, states, offset, clock())
+        if not isinstance(refusal, UploadInProgress) or time.monotonic() >= deadline:
+            raise refusal
+        nudge()
+        time.sleep(_POLL_SECONDS)
+
+
+def _why(session: UploadSession, states: Sequence[str], offset: int | None, now: float) -> DepotError:
+    if is_over(session, now):
+        return UploadEnded()
+    if session.state not in states:
+        if offset is not None and int(session.offset) != offset:
+            return OffsetConflict()
+        return UploadStateConflict(f"The upload is {session.state}. Ask for its status.")
+    if session.lease_until >= now:
+        return UploadInProgress("Another call is writing to this upload. Ask for its status and go on from there.")
+    # Free now: either the offset was wrong all along, or the holder let go a moment ago.
+    if offset is not None and int(session.offset) != offset:
+        return OffsetConflict()
+    return UploadInProgress()
+
+
+@contextmanager
+def released(session: UploadSession) -> Iterator[None]:
+    """Let go at the end, if the block did not do so with its last write."""
+    try:
+        yield
+    finally:
+        if session.lease_until:
+            # Where this fails the lease simply runs out.
+            with suppress(LeaseLost, LedgerUnavailable):
+                update(session, letting_go(session), UploadSession.epoch == session.epoch)
+
+
+def letting_go(session: UploadSession) -> list[Any]:
+    """Updates that end this holder's lease."""
+    return [UploadSession.lease_until.set(0), UploadSession.clean_epoch.set(session.epoch)]
+
+
+def unclean_epochs(session: UploadSession) -> int:
+    """How many holders before this one never let go: each may still be writing a part."""
+    return max(0, int(session.epoch) - 1 - int(session.clean_epoch))
+
+
+def renew(session: UploadSession, clock: Clock, lease: float) -> None:
+    """Hold on while a slow body arrives. Raises `LeaseLost`."""
+    update(session, [UploadSession.lease_until.set(clock() + lease)], UploadSession.epoch == session.epoch)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def update(session: UploadSession, actions: list[Any], condition: Condition) -> None:
+    """One conditional write; `session` holds the new values after it. Raises `LeaseLost`, `LedgerUnavailable`."""
+    try:
+        session.update(actions, condition=condition)
+    except UpdateError as error:
+        if error.cause_response_code == _REFUSED:
+            raise LeaseLost from None
+        raise LedgerUnavailable from error
+
+
+def advance(
+    session: UploadSession,
+    *,
+    offset: int,
+    new: Sequence[Part] = (),
+    tails: Sequence[Tail] = (),
+    clock: Clock,
+    lease: float,
+    release: bool = False,
+    state: str | None = None,
+) -> None:
+    """Acknowledge what is durable: the parts' rows, the tails, and the offset moved to `offset`, in one write.
+
+    `release` lets go of the session in the same write; `state` is the state it goes into. At most 99 parts (DynamoDB: 100
+    actions a transaction). Raises `LeaseLost` when the epoch or the offset is no longer what this writer knows.
+    """
+    now = clock()
+    mine = (
+        (UploadSession.epoch == session.epoch)
+        & (UploadSession.offset == session.offset)
+        & (UploadSession.state == State.OPEN)
+    )
+    values: dict[str, Any] = {"offset": offset, "tails": [list(tail) for tail in tails] or None}
+    values["hold_until"] = session.hold_until
+    values["lease_until"] = 0 if release else now + lease
+    if release:
+        values["clean_epoch"] = int(session.epoch)
+    if new:
+        values["parts"] = new[-1].number
+    if state:
+        values["state"] = state
+    if now + SESSION_SECONDS - session.expires_at > _EXTEND_SECONDS:
+        values["expires_at"] = int(now + SESSION_SECONDS)
+    actions = [
+        getattr(UploadSession, name).remove() if value is None else getattr(UploadSession, name).set(value)
+        for name, value in values.items()
+    ]
+    try:
+        _write(session, actions, mine, new)
+    except LeaseLost:
+        found = get(session.upload_id, SERVICE)
+        if not (found.epoch == session.epoch and found.offset == offset):
+            raise
+    for name, value in values.items():
+        setattr(session, name, value)
+
+
+def _write(session: UploadSession, actions: list[Any], condition: Condition, new: Sequence[Part]) -> None:
+    if not new:
+        update(UploadSession(session.upload_id), actions, condition)
+        return
+    try:
+        with TransactWrite(
+            connection=dynamo.connection(UploadSession), client_request_token=uuid.uuid4().hex
+        ) as transaction:
+            for part in new:
+                transaction.save(
+                    UploadPart(
+                        session.upload_id,
+                        part.number,
+                        offset=part.offset,
+                        size=part.size,
+                        etag=part.etag,
+                        sha256=part.sha256,
+                    )
+                )
+            transaction.update(UploadSession(session.upload_id), actions, condition=condition)
+    except TransactWriteError as error:
+        if any(reason is not None and reason.code == "ConditionalCheckFailed" for reason in error.cancellation_reasons):
+            raise LeaseLost from None
+        raise LedgerUnavailable from error
+    except PynamoDBException as error:
+        raise LedgerUnavailable from error
+
+
+def opened(session: UploadSession, handle: str) -> None:
+    """The store has begun: the session can take bytes. Raises `LeaseLost`, `LedgerUnavailable`."""
+    begun = [UploadSession.handle.set(handle), UploadSession.state.set(State.OPEN)]
+    update(session, begun, UploadSession.state == State.INTENT)
+
+
+def completing(session: UploadSession) -> None:
+    """The bytes are all there and the file is about to be made visible. Raises `LeaseLost`, `LedgerUnavailable`."""
+    if session.state != State.COMPLETING:
+        update(session, [UploadSession.state.set(State.COMPLETING)], UploadSession.epoch == session.epoch)
+
+
+def reopened(session: UploadSession) -> None:
+    """The store refused to complete what was there: more may be sent. Raises `LeaseLost`, `LedgerUnavailable`."""
+    update(session, [UploadSession.state.set(State.OPEN)], UploadSession.epoch == session.epoch)
+
+
 def ended(session: UploadSession, state: str) -> Change:
-    """The change that ends a session, for the transaction of its outcome."""
+    """The change that ends a session, for the transaction of its outcome; the lease ends with it.
+
+    Conditional on the epoch: a holder that slept past its lease must not end what another is going on with.
+    """
 
     def change(transaction: TransactWrite) -> None:
-        transaction.update(UploadSession(session.upload_id), [UploadSession.state.set(state)])
+        transaction.update(
+            UploadSession(session.upload_id),
+            [UploadSession.state.set(state), UploadSession.live.remove(), *letting_go(session)],
+            condition=UploadSession.epoch == session.epoch,
+        )
 
     return change
+
+
+def note_ended(session: UploadSession, state: str) -> None:
+    """What `ended` wrote, put into the row in memory."""
+    session.state, session.live, session.lease_until = state, None, 0
+
+
+def new_row(**values: Any) -> UploadSession:
+    return UploadSession(live=LIVE, **values)

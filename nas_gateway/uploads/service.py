@@ -1,323 +1,368 @@
-"""The upload session behind the three-phase call: init, chunks, complete; every step survives the process.
+"""The upload session's use-cases: create, append, complete, abort. Every step survives the process that makes it.
 
-State is in two tables (a row a session, a row a part) and on the NAS; any process can go on with any session. The order
-of a chunk: part durable on the NAS -> part row and offset advanced, by conditional write on epoch and offset -> answered.
-Imported by the internal API.
+State is in the session's rows and on the NAS; any process can go on with any session. What this object keeps in memory
+(running hashes, recent tails, who is writing) only saves work. Imported by the internal API and the wiring.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
-from collections import OrderedDict
-from dataclasses import dataclass
-from threading import Lock
+
+from pynamodb.transactions import TransactWrite
 
 from chalicelib.errors import (
-    DigestMismatch,
-    FileMissing,
+    ChecksumMismatch,
+    FileExists,
     InvalidRequest,
     LengthMismatch,
-    OffsetConflict,
     PayloadTooLarge,
-    UploadLost,
-    UploadMissing,
+    UploadEnded,
+    UploadInProgress,
     UploadStateConflict,
 )
-from chalicelib.limits import CHUNKED_ACTION_OVER_BYTES, LEASE_SECONDS, part_bytes_for
-from chalicelib.storage.base import Part, PartStorage, Reader, SavedPath
-from chalicelib.storage.streams import read_full
-from nas_gateway.files import sessions
+from chalicelib.limits import CHECKED_CHUNK_BYTES, LEASE_SECONDS, MAX_PARTS, MIB, PRESIGN_MAX_SECONDS
+from chalicelib.storage.base import PartStorage, Reader
+from chalicelib.storage.streams import BytesReader, read_full
+from chalicelib.storage.uploads import Checksum, NewUpload, Receipt, UploadStatus
 from nas_gateway.files.access import Call
-from nas_gateway.files.placement import Placement
-from nas_gateway.files.tables import State, TrackedFile, UploadSession
+from nas_gateway.files.placement import Placement, Purpose, place
+from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.files.transfers import Transfers
-from nas_gateway.files.watched import watch
-from nas_gateway.ledger.events import Action, Intent
+from nas_gateway.files.watched import Watched, watch
+from nas_gateway.uploads import direct, keys, rows
+from nas_gateway.uploads.finishing import Finisher, action_of
+from nas_gateway.uploads.hashes import RunningHashes
+from nas_gateway.uploads.tables import Kind, UploadSession
+from nas_gateway.uploads.tails import Recent, Tails
+from nas_gateway.uploads.writer import Writer
 
-# A session nobody completes ends after a day; its path is free for others after a quarter of an hour without a chunk.
-SESSION_SECONDS = 24 * 3600
-PATH_HOLD_SECONDS = 15 * 60
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a client is told of a session. `offset` bytes are safe; `expires_at` in epoch seconds."""
-
-    upload_id: str
-    offset: int
-    chunk_bytes: int
-    expires_at: int
-    state: str
-    size: int | None
+# The path of a session is free for others after a quarter of an hour without a chunk; it is held again with five minutes
+# to spare.
+PATH_HOLD_SECONDS, _HOLD_AGAIN_SECONDS = 15 * 60, 10 * 60
+# A writer that has waited so long for its next byte is most likely cut off: a client that comes back may take over.
+_SILENT_SECONDS = 2.0
+_MAX_NOTE_BYTES = 8 * 1024
 
 
 class Uploads:
-    """Sessions over the transfers' disks and ledger."""
+    """Sessions over the transfers' disks and ledger. `lease` in seconds; `scratch_disk` takes partial uploads."""
 
-    def __init__(self, transfers: Transfers) -> None:
-        self._transfers = transfers
-        self._hashes = RunningHashes()
+    def __init__(self, transfers: Transfers, *, lease: float = LEASE_SECONDS, scratch_disk: str = "scratch") -> None:
+        self.transfers, self.lease, self._scratch = transfers, lease, scratch_disk
+        self.wait = rows.WAIT_SECONDS
+        self.hashes = RunningHashes()
+        self.finisher = Finisher(transfers, self.hashes)
+        self._recent = Recent()
+        self._writing: dict[str, Watched] = {}
 
-    # --- phases ----------------------------------------------------------------------------------------------
+    # --- opening ------------------------------------------------------------------------------------------------------
 
-    def init(
-        self,
-        call: Call,
-        place: Placement,
-        *,
-        size: int | None = None,
-        sha256: str | None = None,
-        if_absent: bool = False,
-    ) -> Status:
-        """Record the intent and open a session. `size` in bytes where known. Raises as `Transfers.announce`."""
-        storage = self._transfers.disk(place.disk)
-        now = self._transfers.clock()
-        session = UploadSession(
-            upload_id=uuid.uuid4().hex,
+    def create(self, call: Call, new: NewUpload) -> UploadStatus:
+        """See `UploadSessions.create`. `new.disk` is the name of a disk."""
+        session, receipt = self.open(call, new, _kind(new))
+        return status_of(session, receipt)
+
+    def open(
+        self, call: Call, new: NewUpload, kind: str, *, sources: list[str] | None = None
+    ) -> tuple[UploadSession, Receipt | None]:
+        """Open a session of any kind, or find the one that its idempotency key opened."""
+        _check(new)
+        key = keys.key_of(call.principal.username, new.idempotency_key)
+        payload = keys.payload_of(new, sources)
+        if key and (known := keys.find(key, payload, self.transfers.clock())) is not None:
+            return self._known(call, known)
+        upload_id = uuid.uuid4().hex
+        where = self._place(new, upload_id)
+        storage = self.transfers.disk(where.disk)
+        now = self.transfers.clock()
+        session = rows.new_row(
+            upload_id=upload_id,
             file_id=uuid.uuid4().hex,
             tracking_id=uuid.uuid4().hex,
-            disk=place.disk,
-            path=place.path,
+            disk=where.disk,
+            path=where.path,
             state=State.INTENT,
+            kind=kind,
             owner=call.principal.username,
             created_at=now,
-            expires_at=int(now + SESSION_SECONDS),
-            part_bytes=part_bytes_for(size),
-            cohort=place.cohort,
-            size=size,
-            sha256=sha256,
-            if_absent=if_absent,
+            expires_at=int(now + rows.SESSION_SECONDS),
+            hold_until=now + PATH_HOLD_SECONDS,
+            part_bytes=direct.part_bytes(new),
+            size=new.size,
+            sha256=new.sha256,
+            note=dict(new.note) or None,
+            sources=sources,
         )
-        file, intent = self._transfers.announce(
-            call,
-            place,
-            _action(size),
-            if_absent=if_absent,
-            hold_seconds=PATH_HOLD_SECONDS,
-            upload_id=session.upload_id,
-            size=size,
-            file_id=session.file_id,
-            tracking_id=session.tracking_id,
-            also=lambda transaction: transaction.save(session),
-        )
+        saved = keys.saved(key, payload, session) if key else None
+
+        def also(transaction: TransactWrite) -> None:
+            transaction.save(session)
+            if saved is not None:
+                saved(transaction)
+
         try:
-            handle = storage.create_parts(place.path, place.content_type, place.metadata)
-            opened = [UploadSession.handle.set(handle), UploadSession.state.set(State.OPEN)]
-            sessions.update(session, opened, UploadSession.state == State.INTENT)
-        except BaseException as error:
-            self._transfers.withdraw(file, intent, error, 0, also=sessions.ended(session, State.FAILED))
+            file, intent = self.transfers.announce(
+                call,
+                where,
+                action_of(new.size),
+                if_absent=new.if_absent,
+                hold_seconds=PATH_HOLD_SECONDS,
+                upload_id=upload_id,
+                size=new.size,
+                file_id=session.file_id,
+                tracking_id=session.tracking_id,
+                also=also,
+                unplaced=new.partial,
+            )
+        except (FileExists, UploadInProgress):
+            # The same creation, sent twice at once: the other one was first.
+            if key and (known := keys.find(key, payload, now)) is not None:
+                return self._known(call, known)
             raise
-        return _status(session)
+        try:
+            rows.opened(session, storage.create_parts(where.path, where.content_type, where.metadata))
+        except BaseException as error:
+            self.transfers.withdraw(file, intent, error, 0, also=rows.ended(session, State.FAILED))
+            raise
+        receipt = self.settle(call, upload_id) if new.size == 0 and kind != Kind.DIRECT else None
+        return (session, receipt) if receipt is None else (rows.get(upload_id, call.principal), receipt)
 
-    def status(self, call: Call, upload_id: str) -> Status:
-        """Where a session stands. Raises `UploadMissing`."""
-        return _status(sessions.get(upload_id, call.principal))
+    def _known(self, call: Call, upload_id: str) -> tuple[UploadSession, Receipt | None]:
+        session = rows.get(upload_id, call.principal)
+        return session, self.finisher.receipt(session) if session.state == State.AVAILABLE else None
 
-    def chunk(self, call: Call, upload_id: str, offset: int, body: Reader) -> Status:
-        """Append a chunk at `offset`; returns when its bytes are durable and the offset has advanced.
+    def _place(self, new: NewUpload, upload_id: str) -> Placement:
+        if not new.partial:
+            return place(new.disk, new.path, content_type=new.content_type, metadata=new.metadata)
+        metadata = {**new.metadata, "purpose": Purpose.SCRATCH.value}
+        return place(self._scratch, f"scratch/concat_{upload_id}/part", metadata=metadata)
 
-        What arrived in whole parts before a body broke stays acknowledged: the error is raised, `status` tells the truth.
-        Raises `OffsetConflict`, `UploadInProgress` (another writer holds it), `LeaseLost`, `UploadLost`.
-        """
-        session = self._in_state(call, upload_id, State.OPEN)
-        if offset != int(session.offset):
-            raise OffsetConflict
-        storage = self._transfers.disk(session.disk)
-        body = watch(body, self._transfers.max_bytes)
-        with sessions.leased(session, self._transfers.clock, renumber=storage.renumber_after_loss):
-            body.every(LEASE_SECONDS / 3, lambda: sessions.renew(session, self._transfers.clock))
-            while data := read_full(body, int(session.part_bytes)):
-                self._store_part(session, storage, data)
-        self._transfers.registry.renew(
-            TrackedFile(session.file_id, disk=session.disk, path=session.path), PATH_HOLD_SECONDS
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def status(self, call: Call, upload_id: str, *, settle: bool = False) -> UploadStatus:
+        """See `UploadSessions.status`."""
+        session = rows.get(upload_id, call.principal)
+        if settle and _all_there(session) and not rows.is_over(session, self.transfers.clock()):
+            receipt = self.settle(call, upload_id)
+            return status_of(rows.get(upload_id, call.principal), receipt)
+        return status_of(session, self.finisher.receipt(session) if session.state == State.AVAILABLE else None)
+
+    # --- bytes --------------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        call: Call,
+        upload_id: str,
+        offset: int,
+        body: Reader,
+        *,
+        checksum: Checksum | None = None,
+        finish: bool = True,
+    ) -> UploadStatus:
+        """See `UploadSessions.append`. Without `finish`, a file that is all there waits for `complete`."""
+        if checksum is not None:
+            body = checked(body, checksum)
+        try:
+            session = self.take(call, upload_id, (State.OPEN,), offset=offset)
+        except UploadStateConflict:
+            if finish and not body.read(1):
+                status = self.status(call, upload_id, settle=True)
+                if status.offset == offset:
+                    return status
+            raise
+        if session.kind not in (Kind.STREAM, Kind.PARTIAL):
+            raise UploadStateConflict("This upload takes no bytes here.")
+        receipt = None
+        with rows.released(session):
+            self.write(session, body, finish=finish)
+            if session.state == State.COMPLETING:
+                receipt = self.finisher.finish(session, None, again=False)
+        return status_of(session, receipt)
+
+    def take(self, call: Call, upload_id: str, states: tuple[str, ...], *, offset: int | None = None) -> UploadSession:
+        """Lease a session; see `rows.take`. A writer of this process that has fallen silent is asked to stop."""
+        return rows.take(
+            upload_id,
+            call.principal,
+            states,
+            clock=self.transfers.clock,
+            lease=self.lease,
+            offset=offset,
+            wait=self.wait,
+            nudge=lambda: self._nudge(upload_id),
         )
-        return _status(session)
 
-    def complete(self, call: Call, upload_id: str, *, sha256: str | None = None) -> SavedPath:
-        """Make the file visible and record the outcome; asking again after a lost answer gives the same answer.
+    def write(self, session: UploadSession, body: Reader, *, finish: bool = True) -> None:
+        """Take a body into a leased session, keeping lease and path while it arrives. See `Writer.write`."""
+        storage = self.transfers.disk(session.disk)
+        watched = watch(body, self.transfers.max_bytes)
+        self._keep_path(session)
+        watched.every(self.lease / 3, lambda: self.keep(session))
+        writer = Writer(
+            session,
+            storage,
+            Tails(storage, self._recent),
+            self.hashes,
+            lambda **values: rows.advance(session, clock=self.transfers.clock, lease=self.lease, **values),
+            self.transfers.max_bytes,
+        )
+        self._writing[session.upload_id] = watched
+        try:
+            writer.write(watched, finish=finish)
+        finally:
+            self._writing.pop(session.upload_id, None)
 
-        Raises `LengthMismatch`, `DigestMismatch`, `UploadLost`. The answer's `sha256` is empty when the chunks passed
-        through several processes (hash states cannot be kept between calls); the integrity job fills it in.
-        """
-        session = self._in_state(call, upload_id, State.OPEN, State.COMPLETING, State.AVAILABLE)
-        if session.state == State.AVAILABLE:
-            file = self._transfers.registry.get(session.file_id)
-            if file is None:
-                raise UploadMissing
-            return _saved(file)
-        if session.size is not None and int(session.offset) != int(session.size):
-            raise LengthMismatch("The upload is not complete yet. Ask for its status and send the rest.")
-        file, intent = self._announced(session)
-        # The outcome is recorded inside the lease: a repeated call must not find the parts gone and nothing recorded.
-        with sessions.leased(session, self._transfers.clock):
+    def keep(self, session: UploadSession) -> None:
+        """Hold on to a leased session and its path. Raises `LeaseLost`."""
+        rows.renew(session, self.transfers.clock, self.lease)
+        self._keep_path(session)
+
+    def keep_open(self, session: UploadSession) -> None:
+        """Hold on to a session that nobody leases, and to its path, while presigned URLs are in use. Raises `LeaseLost`."""
+        now = self.transfers.clock()
+        if session.hold_until - now >= PRESIGN_MAX_SECONDS:
+            return
+        file = TrackedFile(session.file_id, disk=session.disk, path=session.path)
+        self.transfers.registry.renew(file, 2 * PRESIGN_MAX_SECONDS)
+        kept = [
+            UploadSession.hold_until.set(now + 2 * PRESIGN_MAX_SECONDS),
+            UploadSession.expires_at.set(int(now + rows.SESSION_SECONDS)),
+        ]
+        rows.update(session, kept, UploadSession.state == State.OPEN)
+
+    def _keep_path(self, session: UploadSession) -> None:
+        now = self.transfers.clock()
+        if session.hold_until - now < _HOLD_AGAIN_SECONDS:
+            file = TrackedFile(session.file_id, disk=session.disk, path=session.path)
+            self.transfers.registry.renew(file, PATH_HOLD_SECONDS)
+            session.hold_until = now + PATH_HOLD_SECONDS  # the row gets it with the next advance
+
+    def _nudge(self, upload_id: str) -> None:
+        writing = self._writing.get(upload_id)
+        if writing is not None and writing.silent_seconds() > _SILENT_SECONDS:
+            writing.interrupt()
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def settle(self, call: Call, upload_id: str, *, sha256: str | None = None) -> Receipt:
+        """Finish a session whose bytes are all there, whatever the call that brought them came to."""
+        session = self.take(call, upload_id, (State.OPEN, State.COMPLETING))
+        with rows.released(session):
+            again = session.state == State.COMPLETING
+            if not again and session.kind == Kind.DIRECT:
+                direct.gather(self, session, self.storage(session))
+            elif not again:
+                self.write(session, BytesReader(b""))
             try:
-                self._make_visible(session, file, sha256 or session.sha256)
-            except (DigestMismatch, UploadLost) as error:
-                state = State.FAILED if isinstance(error, DigestMismatch) else State.LOST
-                self._end(session, state, file, intent, error)
+                return self.finisher.finish(session, sha256, again=again)
+            except UploadStateConflict:
+                if session.kind == Kind.DIRECT:  # a part was sent once more meanwhile: it is another one now
+                    rows.reopened(session)
                 raise
-            ended = sessions.ended(session, State.AVAILABLE)
-            self._transfers.complete(file, intent, action=_action(int(file.size or 0)), also=ended)
-        self._hashes.forget(upload_id)
-        return _saved(file)
+
+    def complete(self, call: Call, upload_id: str, *, sha256: str | None = None) -> UploadStatus:
+        """See `UploadSessions.complete`. Where no size was announced, what has arrived is the file."""
+        session = rows.get(upload_id, call.principal)
+        if rows.is_over(session, self.transfers.clock()):
+            raise UploadEnded
+        if session.state != State.AVAILABLE:
+            size = rows.size_of(session)
+            if session.kind == Kind.DIRECT:
+                pass  # only the store knows what has arrived
+            elif size is None and session.state == State.OPEN:
+                self.declare_size(call, upload_id, int(session.offset))
+            elif size is not None and int(session.offset) != size:
+                raise LengthMismatch("The upload is not complete yet. Ask for its status and send the rest.")
+            self.settle(call, upload_id, sha256=sha256)
+        return self.status(call, upload_id)
+
+    def declare_size(self, call: Call, upload_id: str, size: int) -> UploadStatus:
+        """See `UploadSessions.declare_size`."""
+        if size > self.transfers.max_bytes:
+            raise PayloadTooLarge(f"The largest file taken here is {self.transfers.max_bytes} bytes.")
+        session = self.take(call, upload_id, (State.OPEN,))
+        with rows.released(session):
+            if rows.size_of(session) not in (None, size):
+                raise UploadStateConflict("The upload's length was announced before, and it was another.")
+            if size < session.offset:
+                raise LengthMismatch("More bytes have arrived than this length. Ask for the upload's status.")
+            left = -(-(size - int(session.offset)) // max(1, MAX_PARTS - int(session.parts) - 1))
+            part_bytes = max(int(session.part_bytes), -(-left // MIB) * MIB)
+            told = [
+                UploadSession.size.set(size),
+                UploadSession.part_bytes.set(part_bytes),
+                *rows.letting_go(session),
+            ]
+            rows.update(session, told, UploadSession.epoch == session.epoch)
+        return status_of(session, None)
 
     def abort(self, call: Call, upload_id: str) -> None:
-        """Discard a session and what it stored. One that has ended already is left as it is."""
-        session = sessions.get(upload_id, call.principal)
-        if session.state not in (State.INTENT, State.OPEN):
+        """See `UploadSessions.abort`."""
+        session = rows.get(upload_id, call.principal)
+        if session.state not in (State.INTENT, State.OPEN, State.COMPLETING):
             return
-        file, intent = self._announced(session)
-        with sessions.leased(session, self._transfers.clock):
-            error = UploadStateConflict("The upload was aborted by its sender.")
-            self._end(session, State.ABORTED, file, intent, error)
+        session = self.take(call, upload_id, (State.INTENT, State.OPEN, State.COMPLETING))
+        with rows.released(session):
+            self.discard(session, State.ABORTED, UploadStateConflict("The upload was aborted by its sender."))
 
-    # --- steps -----------------------------------------------------------------------------------------------
+    def discard(self, session: UploadSession, state: str, error: BaseException) -> None:
+        """End a leased session without a file; its tails go too."""
+        tails = rows.tails(session)
+        self.finisher.end(session, state, error)
+        Tails(self.storage(session), self._recent).drop(session.upload_id, tails)
 
-    def _store_part(self, session: UploadSession, storage: PartStorage, data: bytes) -> None:
-        offset, end = int(session.offset), int(session.offset) + len(data)
-        if session.size is not None and end > int(session.size):
-            raise LengthMismatch("More bytes arrived than the size that was announced. The rest was not kept.")
-        if end > self._transfers.max_bytes:
-            raise PayloadTooLarge(f"The largest file taken here is {self._transfers.max_bytes} bytes.")
-        if session.closed or (len(data) < storage.min_part_bytes and session.size not in (None, end)):
-            raise InvalidRequest(f"Every chunk but the last must hold at least {storage.min_part_bytes} bytes.")
-        handle = str(session.handle)
-        part = storage.write_part(session.path, handle, int(session.parts) + 1, offset, data)
-        sessions.advance(session, part, closes=len(data) < storage.min_part_bytes, clock=self._transfers.clock)
-        self._hashes.feed(session.upload_id, offset, data)
-
-    def _make_visible(self, session: UploadSession, file: TrackedFile, expected: str | None) -> None:
-        storage = self._transfers.disk(session.disk)
-        parts = sessions.parts(session.upload_id)
-        size = int(session.offset)
-        known = parts[0].sha256 if len(parts) == 1 else self._hashes.at(session.upload_id, size)
-        if expected and known and known != expected:
-            raise DigestMismatch
-        again = session.state == State.COMPLETING
-        completing = [UploadSession.state.set(State.COMPLETING)]
-        sessions.update(session, completing, UploadSession.state.is_in(State.OPEN, State.COMPLETING))
-        try:
-            info = storage.complete_parts(session.path, str(session.handle), parts, sha256=known)
-        except UploadLost:
-            # A crash after the store had made it visible leaves exactly this; only the bytes themselves prove it.
-            if not again or not _holds(storage, session.path, parts):
-                raise
-            info = storage.get_metadata(session.path)
-        if info.size != size:
-            raise UploadLost("What the storage assembled has another size than what was sent. It was not recorded.")
-        if expected and not known:
-            known = _read_back(storage, session.path)
-            if known != expected:
-                storage.delete(session.path)
-                raise DigestMismatch
-        file.size, file.sha256, file.etag = size, known, info.etag
-        file.parts_sha256 = parts_sha256(parts)
-
-    def _end(self, session: UploadSession, state: str, file: TrackedFile, intent: Intent, error: BaseException) -> None:
-        """The session is over without a file: discard on the NAS first, so that a crash in between leaves it open."""
-        if session.handle:
-            self._transfers.disk(session.disk).abort_parts(session.path, session.handle)
-        moved = int(session.offset)
-        self._transfers.withdraw(file, intent, error, moved, state=state, also=sessions.ended(session, state))
-        self._hashes.forget(session.upload_id)
-
-    def _in_state(self, call: Call, upload_id: str, *states: str) -> UploadSession:
-        session = sessions.get(upload_id, call.principal)
-        if session.state in (State.ABORTED, State.FAILED, State.LOST):
-            raise UploadMissing
-        if session.state not in states or session.expires_at < self._transfers.clock():
-            raise UploadStateConflict(f"The upload is {session.state}. Ask for its status.")
-        return session
-
-    def _announced(self, session: UploadSession) -> tuple[TrackedFile, Intent]:
-        file = self._transfers.registry.get(session.file_id)
-        intent = self._transfers.ledger.open_intent(session.tracking_id)
-        if file is None or intent is None:
-            raise UploadMissing
-        return file, intent
+    def storage(self, session: UploadSession) -> PartStorage:
+        return self.transfers.disk(session.disk)
 
 
-class RunningHashes:
-    """Whole-file SHA-256 of sessions whose chunks all come to this process; an opportunity, never relied upon.
-
-    At most 256 sessions; one that is dropped, or whose chunks went elsewhere in between, has no hash here.
-    """
-
-    def __init__(self, limit: int = 256) -> None:
-        self._lock, self._limit = Lock(), limit
-        self._running: OrderedDict[str, tuple[int, hashlib._Hash]] = OrderedDict()
-
-    def feed(self, upload_id: str, offset: int, data: bytes) -> None:
-        with self._lock:
-            at, digest = self._running.pop(upload_id, (0, hashlib.sha256()))
-        if at != offset:
-            return
-        digest.update(data)
-        with self._lock:
-            self._running[upload_id] = (offset + len(data), digest)
-            while len(self._running) > self._limit:
-                self._running.popitem(last=False)
-
-    def at(self, upload_id: str, offset: int) -> str | None:
-        """The hash of the first `offset` bytes, or None."""
-        if offset == 0:
-            return hashlib.sha256().hexdigest()
-        with self._lock:
-            at, digest = self._running.get(upload_id, (0, None))
-        return digest.hexdigest() if digest is not None and at == offset else None
-
-    def forget(self, upload_id: str) -> None:
-        with self._lock:
-            self._running.pop(upload_id, None)
+def checked(body: Reader, checksum: Checksum) -> Reader:
+    """The chunk, once it is all here and its digest matches. Raises `ChecksumMismatch`, `PayloadTooLarge`."""
+    if checksum.algorithm not in ("sha1", "sha256"):
+        raise InvalidRequest("A checksum is sha1 or sha256.")
+    data = read_full(body, CHECKED_CHUNK_BYTES)
+    if len(data) == CHECKED_CHUNK_BYTES and body.read(1):
+        raise PayloadTooLarge(
+            f"A chunk with a checksum holds at most {CHECKED_CHUNK_BYTES} bytes. Send smaller chunks."
+        )
+    # SHA-1 guards against damage on the way only; tus clients offer it and little else.
+    if hashlib.new(checksum.algorithm, data, usedforsecurity=False).digest() != checksum.digest:
+        raise ChecksumMismatch
+    return BytesReader(data)
 
 
-def parts_sha256(parts: list[Part]) -> str:
-    """SHA-256 over the parts' digests, and their count: what can be said of a file that nobody saw in one stream."""
-    whole = hashlib.sha256(b"".join(bytes.fromhex(part.sha256) for part in parts))
-    return f"{whole.hexdigest()}-{len(parts)}"
-
-
-def _holds(storage: PartStorage, path: str, parts: list[Part]) -> bool:
-    """Whether the file at a path is made of these parts and nothing else, by reading it and comparing their digests."""
-    try:
-        with storage.open(path) as download:
-            same = all(hashlib.sha256(read_full(download, part.size)).hexdigest() == part.sha256 for part in parts)
-            return same and not download.read(1)
-    except FileMissing:
-        return False
-
-
-def _read_back(storage: PartStorage, path: str) -> str:
-    digest = hashlib.sha256()
-    with storage.open(path) as download:
-        for block in download:
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _action(size: int | None) -> str:
-    large = (size or 0) > CHUNKED_ACTION_OVER_BYTES
-    return Action.FILE_UPLOADED_CHUNKED if large else Action.FILE_UPLOADED_VIA_STREAM
-
-
-def _status(session: UploadSession) -> Status:
-    return Status(
+def status_of(session: UploadSession, receipt: Receipt | None) -> UploadStatus:
+    """A session's row as its client is told."""
+    return UploadStatus(
         upload_id=session.upload_id,
         offset=int(session.offset),
+        size=rows.size_of(session),
+        state=session.state,
         chunk_bytes=int(session.part_bytes),
         expires_at=int(session.expires_at),
-        state=session.state,
-        size=None if session.size is None else int(session.size),
+        partial=session.kind == Kind.PARTIAL,
+        note=session.note or {},
+        receipt=receipt,
     )
 
 
-def _saved(file: TrackedFile) -> SavedPath:
-    return SavedPath(
-        file.path,
-        size=int(file.size or 0),
-        sha256=file.sha256 or "",
-        etag=file.etag or "",
-        tracking_id=file.tracking_id,
-        file_id=file.file_id,
+def _all_there(session: UploadSession) -> bool:
+    return (
+        session.state in (State.OPEN, State.COMPLETING)
+        and session.kind in (Kind.STREAM, Kind.PARTIAL)
+        and int(session.offset) == rows.size_of(session)
     )
+
+
+def _kind(new: NewUpload) -> str:
+    if new.partial and new.direct:
+        raise InvalidRequest("A partial upload cannot be a direct one.")
+    return Kind.PARTIAL if new.partial else Kind.DIRECT if new.direct else Kind.STREAM
+
+
+def _check(new: NewUpload) -> None:
+    if new.size is not None and new.size < 0:
+        raise InvalidRequest("size must be a whole number of bytes, or left out.")
+    if len(json.dumps(dict(new.note)).encode()) > _MAX_NOTE_BYTES:
+        raise InvalidRequest(f"The metadata of an upload takes at most {_MAX_NOTE_BYTES} bytes.")

@@ -119,7 +119,7 @@ def test_an_aborted_upload_leaves_nothing(services):
     )
     assert services.post("/internal/storage/upload_chunked", params={"phase": "abort", **query}).json()["aborted"]
     gone = services.post("/internal/storage/upload_chunked", params={"phase": "complete", **query})
-    assert (gone.status_code, code(gone)) == (404, "upload_not_found")
+    assert (gone.status_code, code(gone)) == (410, "upload_ended")
     assert services.get("/internal/storage/exists", params={"disk": "workspace", "path": path}).json() == {
         "exists": False
     }

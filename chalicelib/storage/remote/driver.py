@@ -171,6 +171,8 @@ class RemoteStorageDriver:
             etag=str(answer.get("etag") or ""),
             tracking_id=answer.get("tracking_id"),
             file_id=answer.get("file_id"),
+            recorded_at=answer.get("completed_at"),
+            ledger=answer.get("ledger"),
         )
 
 
