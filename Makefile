@@ -49,7 +49,7 @@ test-nas: $(VENV)/.dev ## the functional and integration suites against Ceph RGW
 
 lock: $(VENV)/.run ## compile requirements*.in into requirements*.txt
 	@$(PIP) install --target .build/uv uv==$(UV_VERSION)
-	@for f in requirements requirements-dev requirements-web requirements-services; do \
+	@for f in requirements requirements-dev requirements-web requirements-services tests/support/lambda_runtime; do \
 		.build/uv/bin/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--custom-compile-command "make lock" --default-index https://pypi.org/simple $$f.in -o $$f.txt $(ARGS) || exit 1; \
 	done

@@ -48,7 +48,8 @@ _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 def body_reader(request: Request) -> Reader:
     """The body as a reader, on either host; it has `__len__` when its length is known.
 
-    Reading raises `ClientDisconnected`, `BodyStalled`, `ServerStopping` or `TruncatedBody` rather than ending early.
+    Reading raises `ClientDisconnected`, `BodyStalled`, `ServerStopping` or `TruncatedBody` rather than ending early. Under
+    Lambda a body over 4 MiB is refused whole (`PayloadTooLarge`): it would fit or not by what its base64 and headers add.
     """
     event = request.to_original_event()
     body = event.get("body")
@@ -58,10 +59,16 @@ def body_reader(request: Request) -> Reader:
         return body
     if event.get("isBase64Encoded"):
         try:
-            return BytesReader(base64.b64decode(body, validate=True))
+            body = base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError):
             raise InvalidRequest("The body is not base64.") from None
-    return BytesReader(body if isinstance(body, bytes) else body.encode())
+    data = body if isinstance(body, bytes) else body.encode()
+    if len(data) > LAMBDA_CHUNK_BYTES:
+        raise PayloadTooLarge(
+            f"A request holds at most {LAMBDA_CHUNK_BYTES} bytes here: send the file in chunks to /uploads "
+            "(tus; GET /config tells the size), or with `depot upload`."
+        )
+    return BytesReader(data)
 
 
 def json_body(request: Request, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

@@ -19,13 +19,14 @@ def blueprint(tier: Tier) -> Blueprint:
     @bp.route("/session", methods=["POST"])
     def sign_in() -> Response:
         """`{username, password}` -> `{token, token_type, expires_in, username, role}`, and the token as a cookie."""
+        sessions = tier().sessions  # first: under Lambda this is what points the tables at their names
         refuse_cross_site(bp.current_request.headers)
         body = json_body(bp.current_request)
         username, password = body.get("username"), body.get("password")
         if not isinstance(username, str) or not isinstance(password, str):
             raise InvalidRequest('Send {"username": "…", "password": "…"}.')
         user = users.authenticate(username, password)
-        token, seconds = tier().sessions.open(user)
+        token, seconds = sessions.open(user)
         answer = {
             "token": token,
             "token_type": "Bearer",
