@@ -15,7 +15,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.errors import SettingsError
-from chalicelib.limits import BODY_STALL_SECONDS, HEADER_TIMEOUT_SECONDS, LEASE_SECONDS, MAX_OBJECT_BYTES
+from chalicelib.limits import (
+    BODY_STALL_SECONDS,
+    HEADER_TIMEOUT_SECONDS,
+    LEASE_SECONDS,
+    MAX_OBJECT_BYTES,
+    SWEEP_GRACE_SECONDS,
+)
 
 # NIST SP 800-107 r1, 5.3.2: an HMAC key should be at least as long as the digest; the seeds ask for 32 characters.
 MIN_SECRET_CHARS = 32
@@ -104,6 +110,7 @@ class Settings:
     body_stall_timeout: float = BODY_STALL_SECONDS
     drain_timeout: float = 30.0
     lease_seconds: float = LEASE_SECONDS
+    sweep_grace_seconds: float = SWEEP_GRACE_SECONDS
     max_upload_bytes: int = MAX_OBJECT_BYTES
     session_idle_seconds: int = 30 * 60
     session_absolute_seconds: int = 12 * 60 * 60
@@ -146,6 +153,7 @@ class _Parser:
             body_stall_timeout=self.number("DEPOT_BODY_STALL_SECONDS", BODY_STALL_SECONDS),
             drain_timeout=self.number("DEPOT_DRAIN_SECONDS", 30.0),
             lease_seconds=self.number("DEPOT_LEASE_SECONDS", LEASE_SECONDS),
+            sweep_grace_seconds=self.number("DEPOT_SWEEP_GRACE_SECONDS", SWEEP_GRACE_SECONDS),
             max_upload_bytes=int(self.number("MAX_UPLOAD_BYTES", MAX_OBJECT_BYTES)),
             session_idle_seconds=int(self.number("SESSION_IDLE_SECONDS", 30 * 60)),
             session_absolute_seconds=int(self.number("SESSION_ABSOLUTE_SECONDS", 12 * 60 * 60)),
@@ -276,7 +284,23 @@ class _Parser:
             raise SettingsError(
                 'STORAGE_CONFIG must be JSON of the form {"disks": {"workspace": {"driver": "local", …}}}'
             )
-        return {name: self.disk(name, value) for name, value in disks.items()}
+        made = {name: self.disk(name, value) for name, value in disks.items()}
+        self.check_apart(made)
+        return made
+
+    @staticmethod
+    def check_apart(disks: Mapping[str, DiskConfig]) -> None:
+        """One disk must not lie inside another: it would list the other's files, and what lies there unfinished."""
+        for inner in disks.values():
+            for outer in disks.values():
+                same = (inner.driver, inner.endpoint, inner.bucket) == (outer.driver, outer.endpoint, outer.bucket)
+                at, root = f"{inner.prefix or inner.root}/", f"{outer.prefix or outer.root}/".lstrip("/")
+                if inner.name != outer.name and inner.driver in ("s3", "local") and same:
+                    if at.lstrip("/").startswith(root) and at.lstrip("/") != root:
+                        raise SettingsError(
+                            f"STORAGE_CONFIG disk {inner.name!r} lies inside disk {outer.name!r}: give each a folder or "
+                            "prefix of its own"
+                        )
 
     def disk(self, name: str, value: Any) -> DiskConfig:
         where = f"STORAGE_CONFIG disk {name!r}"

@@ -239,6 +239,18 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload in parts that is neither complete nor aborted, as the store itself knows it.
+
+    `path` is "" if a crash cut its beginning short; `started_at` knows its time zone.
+    """
+
+    path: str
+    handle: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class StagedTail:
     """A tail that a store holds. `size` in bytes; `modified_at` knows its time zone."""
 
@@ -287,6 +299,10 @@ class PartStorage(Storage, Protocol):
 
     def abort_parts(self, path: str, handle: str) -> None:
         """Discard. A handle that is already gone is no error."""
+        ...
+
+    def open_uploads(self) -> Iterator[OpenUpload]:
+        """Every upload in parts on this disk that is neither complete nor aborted."""
         ...
 
     def copy_part(

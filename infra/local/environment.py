@@ -23,13 +23,17 @@ _OWN_NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class S3Store:
-    """The S3 store behind `--nas s3`. Empty keys leave the choice to boto3's own search."""
+    """The S3 store behind `--nas s3`. Empty keys leave the choice to boto3's own search.
+
+    `public_endpoint` is where clients reach it by themselves; without it nothing is presigned.
+    """
 
     endpoint: str
     access_key: str
     secret_key: str
     bucket: str = "depot"
     region: str = "us-east-1"
+    public_endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ def services(
     if store is not None:
         env |= {"S3_ENDPOINT": store.endpoint, "S3_REGION": store.region, "S3_BUCKET": store.bucket}
         env |= {"S3_ACCESS_KEY": store.access_key, "S3_SECRET_KEY": store.secret_key}
+        env |= {"NAS_PUBLIC_ENDPOINT": store.public_endpoint} if store.public_endpoint else {}
     return env
 
 

@@ -9,8 +9,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from urllib.parse import quote
 
 from chalicelib.errors import (
@@ -47,15 +45,6 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _TAIL = re.compile(r"[0-9a-f]{32}/[0-9]{1,15}-([0-9a-f]{64})")
 # Drivers keep their own fields beside the caller's.
 _RESERVED_KEY = "depot_"
-
-
-@dataclass(frozen=True, slots=True)
-class OpenUpload:
-    """A parts upload that is neither complete nor aborted, as the store itself knows it: for the orphan sweep."""
-
-    path: str
-    handle: str
-    started_at: datetime
 
 
 def source(content: Content) -> tuple[Reader, int | None]:

@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chalicelib.errors import LeaseLost, ObjectCorrupt, StorageUnavailable, UploadLost, UploadStateConflict
-from chalicelib.storage.base import Part
-from nas_gateway.drivers.common import WRONG_PARTS, OpenUpload, check_part
+from chalicelib.storage.base import OpenUpload, Part
+from nas_gateway.drivers.common import WRONG_PARTS, check_part
 from nas_gateway.drivers.local_meta import Meta
 from nas_gateway.drivers.local_stage import Stage
 

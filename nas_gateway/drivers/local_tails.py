@@ -19,7 +19,7 @@ from nas_gateway.drivers.local_file import write_all
 from nas_gateway.drivers.local_stage import STAGE, Stage
 from nas_gateway.drivers.local_tree import made_folders
 
-_TAILS = "tails"
+TAILS = "tails"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -33,12 +33,12 @@ class LocalTails:
         with self._stage.new_file() as (descriptor, folder, staged), translated():
             write_all(descriptor, data)
             os.fsync(descriptor)
-            with made_folders(self._stage.root, (STAGE, _TAILS)) as chain:
+            with made_folders(self._stage.root, (STAGE, TAILS)) as chain:
                 os.rename(staged, _file(name), src_dir_fd=folder, dst_dir_fd=chain[-1])
                 os.fsync(chain[-1])
 
     def get(self, name: str) -> bytes:
-        with self._stage.folder(_TAILS) as folder:
+        with self._stage.folder(TAILS) as folder:
             descriptor = os.open(_file(name), _READ, dir_fd=folder)
             try:
                 return b"".join(iter(lambda: os.read(descriptor, BLOCK_BYTES), b""))
@@ -47,11 +47,11 @@ class LocalTails:
 
     def delete(self, name: str) -> None:
         """Not fsynced: a tail that a power cut brings back is listed again, and deleted again by the sweep."""
-        with suppress(FileNotFoundError), self._stage.folder(_TAILS) as folder:
+        with suppress(FileNotFoundError), self._stage.folder(TAILS) as folder:
             os.unlink(_file(name), dir_fd=folder)
 
     def listed(self) -> Iterator[StagedTail]:
-        with suppress(FileNotFoundError), self._stage.folder(_TAILS) as folder:
+        with suppress(FileNotFoundError), self._stage.folder(TAILS) as folder:
             for entry in os.listdir(folder):
                 name = entry.replace(".", "/", 1)
                 if is_tail(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from chalicelib.storage.base import ObjectInfo, Part, StagedTail, Storage
+from chalicelib.storage.base import ObjectInfo, OpenUpload, Part, StagedTail, Storage
 from chalicelib.storage.paths import normalise
 from nas_gateway.drivers import common
 from nas_gateway.drivers.local_errors import translated
@@ -80,7 +80,7 @@ class LocalUploads:
             self._stage.prepare()
             self._parts.abort(normalise(path), handle)
 
-    def open_uploads(self) -> Iterator[common.OpenUpload]:
+    def open_uploads(self) -> Iterator[OpenUpload]:
         """Every upload in parts that is neither complete nor aborted; its path is "" if a crash cut its beginning short."""
         with translated():
             self._stage.prepare()

@@ -25,6 +25,7 @@ from chalicelib.storage.base import (
     Download,
     Health,
     ObjectInfo,
+    OpenUpload,
     Page,
     Part,
     Reader,
@@ -223,11 +224,9 @@ class MemoryStorage:
             if handle in self._uploads and self._uploads[handle].info.path == path:
                 del self._uploads[handle]
 
-    def open_uploads(self) -> Iterator[common.OpenUpload]:
+    def open_uploads(self) -> Iterator[OpenUpload]:
         with self._lock:
-            return iter(
-                [common.OpenUpload(u.info.path, handle, u.info.modified_at) for handle, u in self._uploads.items()]
-            )
+            return iter([OpenUpload(u.info.path, handle, u.info.modified_at) for handle, u in self._uploads.items()])
 
     # --- tails -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
-from urllib.parse import quote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -92,14 +91,15 @@ class Multipart:
     def copy_part(self, number: int, source: Mapping[str, str], start: int, size: int) -> str:
         """Have the store copy a range of one of its objects; the part's ETag, which is the range's MD5 where ETags are.
 
-        (Ceph 16 decodes the source's key twice unless it begins with a slash.)
+        Raises `FileMissing` if it is the source, `UploadLost` if it is the upload. Compare the ETag: Ceph 16 decodes the
+        source's key twice, so for one with `%41` in it, it copies the object with an `A` there, or finds none.
         """
         if start < 0 or size < 1:
             raise InvalidRequest("A copied part begins at 0 or later and has at least one byte.")
-        where = f"/{source['Bucket']}/{quote(source['Key'], safe='/~')}"
-        with translated(upload=True):
+        span = f"bytes={start}-{start + size - 1}"
+        with translated():
             answer = self._client.upload_part_copy(
-                **self._upload, PartNumber=number, CopySource=where, CopySourceRange=f"bytes={start}-{start + size - 1}"
+                **self._upload, PartNumber=number, CopySource=dict(source), CopySourceRange=span
             )
         return str(answer["CopyPartResult"]["ETag"]).strip('"')
 
@@ -150,8 +150,10 @@ class Multipart:
         while True:
             with translated(upload=True):
                 answer = self._client.list_parts(**self._upload, PartNumberMarker=marker)
-            for part in answer.get("Parts", []):
-                found.append(StoredPart(part["PartNumber"], part["Size"], str(part.get("ETag", "")).strip('"')))
+            found += [
+                StoredPart(part["PartNumber"], part["Size"], str(part.get("ETag", "")).strip('"'))
+                for part in answer.get("Parts", [])
+            ]
             if not answer.get("IsTruncated"):
                 return found
             marker = answer["NextPartNumberMarker"]

@@ -17,8 +17,10 @@ from chalicelib.errors import (
     DepotError,
     DigestMismatch,
     FileExists,
+    FileMissing,
     InvalidPath,
     InvalidRequest,
+    ObjectCorrupt,
     StorageRefused,
     StorageUnavailable,
     TruncatedBody,
@@ -28,8 +30,8 @@ from chalicelib.limits import MIB
 from nas_gateway.drivers.s3 import S3Storage
 from nas_gateway.drivers.s3_client import make_client
 from tests.support.conformance import RaceConformance, StorageConformance, pieces
-from tests.support.faults import BreakingReader, SourceBroke, StoreAnswers, s3_error
 from tests.support.copy_conformance import CopyConformance
+from tests.support.faults import BreakingReader, SourceBroke, StoreAnswers, s3_error
 from tests.support.part_conformance import LostPartConformance
 from tests.support.tail_conformance import ExactTailConformance
 
@@ -108,6 +110,126 @@ class TestParts:
         storage.save("checksums/f", pieces(bytes(9 * MIB)))
         assert storage.get_metadata("checksums/f").size == 9 * MIB
         storage.delete("checksums/f")
+
+
+class TestCopy:
+    """Which way bytes take that become a part of another file: `CopyConformance` has what comes of it."""
+
+    SOURCE = "copy/a b+c é?&=.csv"
+
+    @pytest.fixture
+    def source(self, storage):
+        data = random.Random(5).randbytes(5 * MIB + 99)
+        handle = storage.create_parts(self.SOURCE)
+        parts = [
+            storage.write_part(self.SOURCE, handle, 1, 0, data[: 5 * MIB]),
+            storage.write_part(self.SOURCE, handle, 2, 5 * MIB, data[5 * MIB :]),
+        ]
+        storage.complete_parts(self.SOURCE, handle, parts)
+        return parts
+
+    def copy(self, client, storage, source, parts):
+        """What was asked of the store by copying; the copy is compared."""
+        counts = {name: StoreAnswers(client, name) for name in ("UploadPartCopy", "UploadPart", "GetObject")}
+        handle = storage.create_parts("copy/f")
+        made = [
+            storage.copy_part(
+                "copy/f", handle, part.number, part.offset, source, self.SOURCE, part.offset, part.size,
+                sha256=part.sha256, etag=part.etag,
+            )
+            for part in parts
+        ]  # fmt: skip
+        seen = {name: answers.seen for name, answers in counts.items()}
+        assert made == parts
+        info = storage.complete_parts("copy/f", handle, made)
+        assert info.etag == source.get_metadata(self.SOURCE).etag
+        return seen
+
+    def test_the_store_copies_by_itself_within_one_account(self, storage, client, nas_disk, source):
+        for disk in (storage, S3Storage(replace(nas_disk, name="another disk"))):
+            seen = self.copy(client, storage, disk, source)
+            assert seen == {"UploadPartCopy": 2, "UploadPart": 0, "GetObject": 0}
+
+    @pytest.mark.parametrize(
+        "change", [{"access_key": Secret("other")}, {"endpoint": "http://localhost:1"}, {"region": "x"}]
+    )
+    def test_another_account_or_endpoint_is_read_through(self, storage, client, nas_disk, source, change):
+        other = S3Storage(replace(nas_disk, **change), client)  # the same store, so that it can be read at all
+        seen = self.copy(client, storage, other, source)
+        assert seen == {"UploadPartCopy": 0, "UploadPart": 2, "GetObject": 2}
+
+    @pytest.mark.parametrize("code", ["NotImplemented", "MethodNotAllowed"])
+    def test_a_store_that_cannot_copy_is_read_through(self, storage, client, source, code):
+        StoreAnswers(client, "UploadPartCopy", (501, s3_error(code)), (501, s3_error(code)))
+        assert self.copy(client, storage, storage, source)["GetObject"] == 2
+
+    def test_a_part_that_the_store_copied_wrongly_is_read_through(self, storage, client, source):
+        wrong = b"<CopyPartResult><ETag>&quot;00000000000000000000000000000000&quot;</ETag></CopyPartResult>"
+        StoreAnswers(client, "UploadPartCopy", (200, wrong))
+        seen = self.copy(client, storage, storage, source)
+        assert (seen["UploadPart"], seen["GetObject"]) == (1, 1)
+
+    def test_a_busy_store_stays_an_error(self, storage, client, source):
+        StoreAnswers(client, "UploadPartCopy", *[(503, s3_error("SlowDown"))] * 3)
+        handle = storage.create_parts("copy/f")
+        with pytest.raises(StorageUnavailable):
+            storage.copy_part(
+                "copy/f", handle, 1, 0, storage, self.SOURCE, 0, 5 * MIB, sha256=source[0].sha256, etag=source[0].etag
+            )
+        storage.abort_parts("copy/f", handle)
+
+    @pytest.mark.parametrize("told", [True, False])
+    def test_a_lost_upload_is_lost(self, storage, source, told):
+        known = {"sha256": source[0].sha256, "etag": source[0].etag} if told else {}
+        aborted = storage.create_parts("copy/f")
+        storage.abort_parts("copy/f", aborted)
+        for handle in (aborted, "2~nonsense", ""):
+            with pytest.raises(UploadLost):
+                storage.copy_part("copy/f", handle, 1, 0, storage, self.SOURCE, 0, 5 * MIB, **known)
+
+
+class TestTails:
+    NAME = f"{'ab' * 16}/0-{hashlib.sha256(b'tail').hexdigest()}"
+
+    def test_bytes_that_change_on_the_way_are_refused(self, storage, client):
+        StoreAnswers(client, "PutObject", lambda request: setattr(request, "body", b"tale"))
+        with pytest.raises(DigestMismatch):
+            storage.put_tail(self.NAME, b"tail")
+        assert list(storage.list_tails()) == []
+
+    def test_a_tail_that_the_store_holds_otherwise_is_corrupt(self, storage, client, nas_disk):
+        key = {"Bucket": nas_disk.bucket, "Key": f"{nas_disk.prefix}/.depot-stage/{self.NAME}"}
+        storage.put_tail(self.NAME, b"tail")
+        assert client.get_object(**key)["Body"].read() == b"tail"
+        client.put_object(**key, Body=b"tale")
+        with pytest.raises(ObjectCorrupt):
+            storage.get_tail(self.NAME)
+        storage.delete_tail(self.NAME)
+
+    def test_foreign_objects_among_them_are_passed_over(self, storage, client, nas_disk):
+        where = f"{nas_disk.prefix}/.depot-stage/"
+        for name in ("x", "tails/y", f"{self.NAME}/z"):
+            client.put_object(Bucket=nas_disk.bucket, Key=where + name, Body=b"")
+        storage.put_tail(self.NAME, b"tail")
+        assert [tail.name for tail in storage.list_tails()] == [self.NAME]
+        storage.delete_tail(self.NAME)
+
+    def test_1001_tails_page(self, storage):
+        names = {self.NAME.replace("ab", f"{n:02x}", 1).replace("/0-", f"/{m}-") for n in range(7) for m in range(143)}
+        assert len(names) == 1001
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: storage.put_tail(name, b"tail"), names))
+            assert {tail.name for tail in storage.list_tails()} == names
+            list(pool.map(storage.delete_tail, names))
+        assert list(storage.list_tails()) == []
+
+    def test_disks_in_one_bucket_keep_their_tails_apart(self, storage, nas_disk):
+        other = S3Storage(replace(nas_disk, prefix="other"))
+        storage.put_tail(self.NAME, b"tail")
+        assert list(other.list_tails()) == []
+        with pytest.raises(FileMissing):
+            other.get_tail(self.NAME)
+        storage.delete_tail(self.NAME)
 
 
 class TestSave:

@@ -108,3 +108,26 @@ def test_secrets_do_not_show():
     assert KEY not in shown
     assert "never-to-be-seen" not in shown
     assert f"{Secret('x')}" == "Secret(***)"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "refused"),
+    [
+        ({"driver": "s3", "bucket": "b"}, {"driver": "s3", "bucket": "b", "prefix": "x"}, True),
+        ({"driver": "s3", "bucket": "b", "prefix": "x"}, {"driver": "s3", "bucket": "b", "prefix": "x/y"}, True),
+        ({"driver": "s3", "bucket": "b", "prefix": "x"}, {"driver": "s3", "bucket": "b", "prefix": "xy"}, False),
+        ({"driver": "s3", "bucket": "b"}, {"driver": "s3", "bucket": "c", "prefix": "x"}, False),
+        ({"driver": "s3", "bucket": "b"}, {"driver": "s3", "bucket": "b"}, False),
+        ({"driver": "local", "root": "/nas"}, {"driver": "local", "root": "/nas/x"}, True),
+        ({"driver": "local", "root": "/nas/x"}, {"driver": "local", "root": "/nas/xy"}, False),
+    ],
+)
+def test_no_disk_may_lie_inside_another(one, other, refused):
+    """It would list the other's files, and the unfinished uploads beside them."""
+    for pair in ({"a": one, "b": other}, {"b": other, "a": one}):
+        env = SERVICES | {"STORAGE_CONFIG": json.dumps({"disks": pair})}
+        if refused:
+            with pytest.raises(SettingsError, match="lies inside"):
+                Settings.from_env(env)
+        else:
+            Settings.from_env(env)

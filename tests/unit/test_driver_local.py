@@ -9,7 +9,9 @@ from tests.support.part_conformance import LostPartConformance
 from tests.support.tail_conformance import ExactTailConformance
 
 
-class TestLocalFileSystemStorage(StorageConformance, RaceConformance, LostPartConformance, CopyConformance, ExactTailConformance):
+class TestLocalFileSystemStorage(
+    StorageConformance, RaceConformance, LostPartConformance, CopyConformance, ExactTailConformance
+):
     @pytest.fixture
     def storage(self, tmp_path) -> LocalFileSystemStorage:
         return LocalFileSystemStorage("local", str(tmp_path / "root"))
@@ -18,7 +20,9 @@ class TestLocalFileSystemStorage(StorageConformance, RaceConformance, LostPartCo
         return LocalFileSystemStorage("local", storage._root)
 
 
-class TestWithoutExtendedAttributes(StorageConformance, RaceConformance, LostPartConformance, CopyConformance, ExactTailConformance):
+class TestWithoutExtendedAttributes(
+    StorageConformance, RaceConformance, LostPartConformance, CopyConformance, ExactTailConformance
+):
     @pytest.fixture
     def storage(self, tmp_path) -> LocalFileSystemStorage:
         return LocalFileSystemStorage("local", str(tmp_path / "root"), attributes=False)
