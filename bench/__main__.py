@@ -1,9 +1,10 @@
-"""Measure Depot against boto3 and nginx on one S3 store, and write docs/benchmarks.md.
+"""Measure Depot against boto3, nginx and a tus server on one S3 store, and write docs/benchmarks.md.
 
-    S3_ENDPOINT=… S3_ACCESS_KEY=… S3_SECRET_KEY=… python -m bench [--rounds 5] [--gib 1]
+    S3_ENDPOINT=… S3_ACCESS_KEY=… S3_SECRET_KEY=… python -m bench [--rounds 5] [--gib 1] [--only store|tus]
 
-Without S3_ENDPOINT it brings up a one-node Ceph (infra/local/ceph-rgw) for the run. Each round measures both sides, one
-after the other and in turn first; what is reported is the median of the rounds' ratios, with the smallest and largest.
+`--only` measures one part, and leaves the other's text in the page as it is. Without S3_ENDPOINT it brings up a one-node
+Ceph (infra/local/ceph-rgw) for the run. Each round measures both sides, one after the other and in turn first; what is
+reported is the median of the rounds' ratios, with the smallest and largest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import report, store, tus
 from bench.nginx import nginx
 from bench.probe import cpu_seconds, peak_rss, reset_peak
-from bench.report import write
+from bench.tus_peer import install
 from tests.support.stack import RunningStack, running_stack
 
-GIB = 1024**3
+MIB, GIB = 1024**2, 1024**3
 ROOT = Path(__file__).parents[1]
 
 
@@ -47,11 +48,15 @@ class Bench:
     def __init__(self, stack: RunningStack, folder: Path, gib: float) -> None:
         self.stack, self.folder, self.gib = stack, folder, gib
         self.token = self._sign_in()
-        self.source = folder / "source.bin"
-        with self.source.open("wb") as out:
-            block = os.urandom(1024 * 1024)
-            for number in range(int(gib * 1024)):
+        self.source = folder / "source.bin"  # made when it is needed: `make`
+
+    def make(self, name: str, size: int) -> Path:
+        """A file of `size` bytes, whole MiB, that neither repeats nor compresses from one MiB to the next."""
+        block = os.urandom(MIB)
+        with (self.folder / name).open("wb") as out:
+            for number in range(size // MIB):
                 out.write(number.to_bytes(8, "big") + block[8:])
+        return self.folder / name
 
     def _sign_in(self) -> str:
         body = json.dumps({"username": "admin", "password": self.stack.document["password"]})
@@ -99,6 +104,12 @@ class Bench:
     def delete(self, file_id: str) -> None:
         bearer = f"Authorization: Bearer {self.token}"
         self._curl("-X", "DELETE", "-H", bearer, f"{self.web}/files/{file_id}")
+
+    def files(self, cohort: str) -> list[dict[str, str]]:
+        """The first page of a cohort's files."""
+        bearer = f"Authorization: Bearer {self.token}"
+        found: list[dict[str, str]] = json.loads(self._curl("-H", bearer, f"{self.web}/files?cohort={cohort}"))["files"]
+        return found
 
     def boto3(self, *arguments: str) -> float:
         command = [sys.executable, "-m", "bench.store", *arguments]
@@ -156,9 +167,7 @@ def rounds(bench: Bench, figures: Figures, pids: dict[str, int]) -> None:
 
 
 def remove(key: str) -> None:
-    from bench.store import client
-
-    client().delete_object(Bucket=os.environ["S3_BUCKET"], Key=key)
+    store.client().delete_object(Bucket=os.environ["S3_BUCKET"], Key=key)
 
 
 def behind_nginx(bench: Bench, figures: Figures, folder: Path) -> None:
@@ -185,38 +194,63 @@ def memory(bench: Bench, figures: Figures, pids: dict[str, int]) -> None:
     large.unlink()
 
 
-def run(arguments: argparse.Namespace) -> Figures:
-    figures = Figures(gib=arguments.gib, rounds=arguments.rounds)
+def against_the_store(bench: Bench, rounds_: int) -> Figures:
+    figures = Figures(gib=bench.gib, rounds=rounds_)
+    bench.make(bench.source.name, int(bench.gib * GIB))
+    pids = {tier: bench.stack.pids[tier] for tier in ("web", "services")}
+    memory(bench, figures, pids)
+    rounds(bench, figures, pids)
+    behind_nginx(bench, figures, bench.folder / "nginx")
+    bench.source.unlink()
+    return figures
+
+
+def run(arguments: argparse.Namespace) -> dict[str, str]:
+    """The text of each part that was measured. Both run against one stack, one after the other."""
+    parts: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name, running_stack(Path(name), nas="s3") as stack:
         bench = Bench(stack, Path(name), arguments.gib)
-        pids = {tier: stack.pids[tier] for tier in ("web", "services")}
-        memory(bench, figures, pids)
-        rounds(bench, figures, pids)
-        behind_nginx(bench, figures, Path(name) / "nginx")
-    return figures
+        if arguments.only != "tus":
+            parts["store"] = report.store_part(against_the_store(bench, arguments.rounds))
+        if arguments.only != "store":
+            parts["tus"] = report.tus_part(tus.measure(bench, arguments.rounds))
+    return parts
+
+
+def with_store(arguments: argparse.Namespace) -> dict[str, str]:
+    """`run`, in the bucket that S3_BUCKET names, or in one that is gone afterwards."""
+    if "S3_BUCKET" in os.environ:
+        return run(arguments)
+    os.environ["S3_BUCKET"] = bucket = f"depot-bench-{uuid.uuid4().hex[:8]}"
+    try:
+        return run(arguments)
+    finally:
+        store.discard(bucket)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gib", type=float, default=1.0)
+    parser.add_argument("--only", choices=report.PARTS)
     arguments = parser.parse_args()
-    os.environ.setdefault("S3_BUCKET", f"depot-bench-{uuid.uuid4().hex[:8]}")
+    if arguments.only != "store":
+        install()  # what is missing is told now, not after ten minutes
     if "S3_ENDPOINT" in os.environ:
-        figures = run(arguments)
+        parts = with_store(arguments)
     else:
         script = str(ROOT / "infra/local/ceph-rgw")
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([script, "up", folder], check=True)
+            port = os.environ.get("CEPH_RGW_PORT", "7480")  # as the script reads it
             os.environ.update(
-                S3_ENDPOINT="http://127.0.0.1:7480", S3_ACCESS_KEY="testaccess", S3_SECRET_KEY="testsecretkey"
+                S3_ENDPOINT=f"http://127.0.0.1:{port}", S3_ACCESS_KEY="testaccess", S3_SECRET_KEY="testsecretkey"
             )
             try:
-                figures = run(arguments)
+                parts = with_store(arguments)
             finally:
                 subprocess.run([script, "down", folder], check=False)
-    text = write(figures, ROOT / "docs" / "benchmarks.md", statistics.median)
-    print(text)
+    print(report.write(parts, ROOT / "docs" / "benchmarks.md"))
 
 
 if __name__ == "__main__":

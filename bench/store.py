@@ -34,6 +34,25 @@ def client() -> Any:
     )
 
 
+def empty(bucket: str) -> None:
+    """Delete a bucket's objects (the first 1,000) and abort the uploads that were left open in it."""
+    store = client()
+    for found in store.list_objects_v2(Bucket=bucket).get("Contents", []):
+        store.delete_object(Bucket=bucket, Key=found["Key"])
+    for left in store.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+        store.abort_multipart_upload(Bucket=bucket, Key=left["Key"], UploadId=left["UploadId"])
+
+
+def discard(bucket: str) -> None:
+    """Delete a bucket with what is in it, if it is there."""
+    store = client()
+    try:
+        empty(bucket)
+        store.delete_bucket(Bucket=bucket)
+    except store.exceptions.NoSuchBucket:
+        return
+
+
 def main() -> None:
     store, bucket = client(), os.environ["S3_BUCKET"]
     store.head_bucket(Bucket=bucket)  # connection and credentials are not what is measured
