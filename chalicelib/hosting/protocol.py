@@ -67,7 +67,8 @@ class Cycle(RequestResponseCycle):
                 self.flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()
-        if self.disconnected or self.response_complete:
+        # What had arrived before the connection broke is handed out first: an upload that can go on keeps it.
+        if self.response_complete or (self.disconnected and not self.blocks):
             return {"type": "http.disconnect"}
         if self.broken and not self.blocks:
             return cast(HTTPDisconnectEvent, {"type": "http.disconnect", MALFORMED: True})

@@ -92,8 +92,6 @@ class _Upload(TusCall):
             status = self._uploads.concatenate(self._new(principal, None), concat.upload_ids)
         else:
             size = tus.announced_size(self.headers, self.tier.settings.max_upload_bytes)
-            if body is not None and size is not None and (length_of(body) or 0) > size:
-                raise errors.LengthMismatch
             new = self._new_partial(principal, size) if concat is not None else self._new(principal, size)
             status = self._begun(new, body)
         status = self._finished(status)
@@ -125,7 +123,7 @@ class _Upload(TusCall):
     def _new_partial(self, principal: Principal, size: int | None) -> NewUpload:
         """Bytes for a later final upload: clients send no metadata with them, so any right to upload will do."""
         if principal.scope(Permission.UPLOAD) == frozenset():
-            raise errors.Forbidden
+            principal.require(Permission.UPLOAD, None)  # raises, and has it recorded
         raw = self.headers.get("upload-metadata", "")
         tus.metadata(raw)  # for its form only: the final upload says what the file is
         return NewUpload(
@@ -190,7 +188,6 @@ class _Upload(TusCall):
 
     def _declare(self, size: int, offset: int) -> None:
         """The length of an upload whose length was deferred, unless this request is to be refused for its offset."""
-        tus.checked_size(size, self.tier.settings.max_upload_bytes)
         if self._status().offset != offset:
             raise errors.OffsetConflict
         self._uploads.declare_size(self.upload_id, size)

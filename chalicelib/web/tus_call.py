@@ -13,7 +13,7 @@ from typing import Any
 from chalice.app import Response
 
 from chalicelib import errors
-from chalicelib.hosting.answers import as_depot_error, error_answer
+from chalicelib.hosting.answers import RETRY_AFTER, as_depot_error, error_answer
 from chalicelib.observability import current_request_id
 from chalicelib.storage.uploads import UploadStatus
 from chalicelib.web import tus_headers as tus
@@ -56,7 +56,7 @@ class TusCall:
         try:
             response = self._checked(method, views)()
         except Exception as error:  # noqa: BLE001 -- without the headers below no page could read it, not even a 500
-            response = self._refusal(error, views)
+            response = self._refusal(error, method, views)
         if method == "HEAD":
             response.body = ""
             response.headers.pop("Content-Type", None)
@@ -81,11 +81,16 @@ class TusCall:
             raise errors.UploadMissing
         return views[method]
 
-    def _refusal(self, error: Exception, views: Views) -> Response:
+    def _refusal(self, error: Exception, method: str, views: Views) -> Response:
         refused = as_depot_error(error)
         if self.upload_id and isinstance(refused, errors.UploadInProgress):
             refused = errors.UploadLocked()  # 409 would tell a tus client that its offset is wrong
         response = error_answer(refused, current_request_id())
+        if method == "HEAD" and self.upload_id and refused.retryable:
+            # tus-js-client takes 423 for "ask again" and any other refusal of HEAD for the loss of the upload: it would
+            # begin a new one, which finds its own path taken. The access line keeps the true code.
+            response.status_code = errors.UploadLocked.status
+            response.headers.setdefault("Retry-After", RETRY_AFTER[response.status_code])
         if isinstance(refused, errors.MethodNotAllowed):
             response.headers["Allow"] = ", ".join(views)
         if isinstance(refused, errors.TusVersionUnsupported):

@@ -63,11 +63,6 @@ def announced_size(headers: Mapping[str, str], most: int) -> int | None:
         raise InvalidRequest("Upload-Defer-Length must be 1.")
     if (size is None) == (deferred is None):
         raise InvalidRequest("Send either Upload-Length or 'Upload-Defer-Length: 1'.")
-    return checked_size(size, most)
-
-
-def checked_size(size: int | None, most: int) -> int | None:
-    """The size, unless it is over `most` bytes. Raises `PayloadTooLarge`."""
     if size is not None and size > most:
         raise PayloadTooLarge(f"A file has at most {most} bytes here.")
     return size

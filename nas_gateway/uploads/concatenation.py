@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from chalicelib import observability
 from chalicelib.auth.policy import Principal
-from chalicelib.errors import DepotError, InvalidRequest, ObjectCorrupt, UploadMissing, UploadStateConflict
+from chalicelib.errors import DepotError, InvalidRequest, LengthMismatch, ObjectCorrupt, UploadMissing, UploadStateConflict
 from chalicelib.storage.base import ByteRange, Part, PartStorage
 from chalicelib.storage.streams import read_full
 from chalicelib.storage.uploads import NewUpload, Receipt, UploadStatus
@@ -55,7 +55,7 @@ class Concatenation:
         session, receipt = self._uploads.open(call, new, Kind.FINAL, sources=list(upload_ids))
         if receipt is None:
             receipt = self.go_on(call, session.upload_id)
-        self._discard_sources(call, session)
+        self.discard_sources(call, session)
         return status_of(rows.get(session.upload_id, call.principal), receipt)
 
     def go_on(self, call: Call, upload_id: str) -> Receipt:
@@ -79,7 +79,10 @@ class Concatenation:
             raise InvalidRequest("A final upload is made of partial uploads only.")
         if session.state != State.AVAILABLE:
             # Its last byte may have been acknowledged by a call that did not come to its end.
-            self._uploads.settle(call, upload_id)
+            try:
+                self._uploads.settle(call, upload_id)
+            except LengthMismatch:
+                raise InvalidRequest("One of the partial uploads is not finished yet.") from None
             session = rows.get(upload_id, call.principal)
         return session
 
@@ -128,7 +131,7 @@ class Concatenation:
             data += block
         return storage.write_part(*where, data)
 
-    def _discard_sources(self, call: Call, session: UploadSession) -> None:
+    def discard_sources(self, call: Call, session: UploadSession) -> None:
         """The pieces are in the file now. One that cannot be deleted is due for clean-up as a temporary file."""
         # What anybody may upload in pieces they need not be allowed to delete; the deletion is on their behalf all the same.
         on_behalf = replace(call, principal=Principal(call.principal.username, "superuser"))

@@ -9,17 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from contextlib import suppress
+from dataclasses import replace
 
 from pynamodb.transactions import TransactWrite
 
+from chalicelib.auth.policy import Principal
 from chalicelib.errors import (
     ChecksumMismatch,
+    DigestMismatch,
     FileExists,
     InvalidRequest,
+    LeaseLost,
     LengthMismatch,
     PayloadTooLarge,
     UploadEnded,
     UploadInProgress,
+    UploadLost,
     UploadStateConflict,
 )
 from chalicelib.limits import CHECKED_CHUNK_BYTES, LEASE_SECONDS, MAX_PARTS, MIB, PRESIGN_MAX_SECONDS
@@ -53,7 +59,7 @@ class Uploads:
         self.transfers, self.lease, self._scratch = transfers, lease, scratch_disk
         self.wait = rows.WAIT_SECONDS
         self.hashes = RunningHashes()
-        self.finisher = Finisher(transfers, self.hashes)
+        self.finisher = Finisher(transfers, self.hashes, self.keep, lease / 3)
         self._recent = Recent()
         self._writing: dict[str, Watched] = {}
 
@@ -72,10 +78,9 @@ class Uploads:
         key = keys.key_of(call.principal.username, new.idempotency_key)
         payload = keys.payload_of(new, sources)
         if key and (known := keys.find(key, payload, self.transfers.clock())) is not None:
-            return self._known(call, known)
+            return self._known(call, known, new)
         upload_id = uuid.uuid4().hex
         where = self._place(new, upload_id)
-        storage = self.transfers.disk(where.disk)
         now = self.transfers.clock()
         session = rows.new_row(
             upload_id=upload_id,
@@ -89,6 +94,7 @@ class Uploads:
             created_at=now,
             expires_at=int(now + rows.SESSION_SECONDS),
             hold_until=now + PATH_HOLD_SECONDS,
+            lease_until=now + self.lease,  # until it is open
             part_bytes=direct.part_bytes(new),
             size=new.size,
             sha256=new.sha256,
@@ -119,18 +125,38 @@ class Uploads:
         except (FileExists, UploadInProgress):
             # The same creation, sent twice at once: the other one was first.
             if key and (known := keys.find(key, payload, now)) is not None:
-                return self._known(call, known)
+                return self._known(call, known, new)
             raise
         try:
-            rows.opened(session, storage.create_parts(where.path, where.content_type, where.metadata))
+            self._begin(session, where)
+        except LeaseLost:  # who took over goes on with it, or has ended it
+            raise
         except BaseException as error:
             self.transfers.withdraw(file, intent, error, 0, also=rows.ended(session, State.FAILED))
             raise
         receipt = self.settle(call, upload_id) if new.size == 0 and kind != Kind.DIRECT else None
         return (session, receipt) if receipt is None else (rows.get(upload_id, call.principal), receipt)
 
-    def _known(self, call: Call, upload_id: str) -> tuple[UploadSession, Receipt | None]:
+    def _begin(self, session: UploadSession, where: Placement) -> None:
+        storage = self.transfers.disk(where.disk)
+        handle = storage.create_parts(where.path, where.content_type, where.metadata)
+        try:
+            rows.opened(session, handle)
+        except LeaseLost:
+            storage.abort_parts(where.path, handle)  # the one that the row names, if any, is another
+            raise
+
+    def _known(self, call: Call, upload_id: str, new: NewUpload) -> tuple[UploadSession, Receipt | None]:
         session = rows.get(upload_id, call.principal)
+        if session.state == State.INTENT:
+            # A crash before it was open; or the call that opens it is still at it, and holds it.
+            session = self.take(call, upload_id, (State.INTENT, State.OPEN))
+            with rows.released(session):
+                if session.state == State.INTENT:
+                    self._begin(session, self._place(new, upload_id))
+        if _all_there(session):  # whose sender may take it for finished, so it has to be
+            receipt = self.settle(call, upload_id)
+            return rows.get(upload_id, call.principal), receipt
         return session, self.finisher.receipt(session) if session.state == State.AVAILABLE else None
 
     def _place(self, new: NewUpload, upload_id: str) -> Placement:
@@ -147,7 +173,10 @@ class Uploads:
         if settle and _all_there(session) and not rows.is_over(session, self.transfers.clock()):
             receipt = self.settle(call, upload_id)
             return status_of(rows.get(upload_id, call.principal), receipt)
-        return status_of(session, self.finisher.receipt(session) if session.state == State.AVAILABLE else None)
+        return status_of(session, self._finished(session))
+
+    def _finished(self, session: UploadSession) -> Receipt | None:
+        return self.finisher.receipt(session) if session.state == State.AVAILABLE else None
 
     # --- bytes --------------------------------------------------------------------------------------------------------
 
@@ -172,10 +201,10 @@ class Uploads:
                 if status.offset == offset:
                     return status
             raise
-        if session.kind not in (Kind.STREAM, Kind.PARTIAL):
-            raise UploadStateConflict("This upload takes no bytes here.")
         receipt = None
         with rows.released(session):
+            if session.kind not in (Kind.STREAM, Kind.PARTIAL):
+                raise UploadStateConflict("This upload takes no bytes here.")
             self.write(session, body, finish=finish)
             if session.state == State.COMPLETING:
                 receipt = self.finisher.finish(session, None, again=False)
@@ -247,14 +276,26 @@ class Uploads:
     # --- ending -------------------------------------------------------------------------------------------------------
 
     def settle(self, call: Call, upload_id: str, *, sha256: str | None = None) -> Receipt:
-        """Finish a session whose bytes are all there, whatever the call that brought them came to."""
-        session = self.take(call, upload_id, (State.OPEN, State.COMPLETING))
+        """Finish a session whose bytes are all there, whatever the call that brought them came to.
+
+        Raises `LengthMismatch` where they are not.
+        """
+        try:
+            session = self.take(call, upload_id, (State.OPEN, State.COMPLETING))
+        except UploadStateConflict:
+            # The call that brought the last bytes has finished it since we looked.
+            receipt = self._finished(rows.get(upload_id, call.principal))
+            if receipt is None:
+                raise
+            return receipt
         with rows.released(session):
             again = session.state == State.COMPLETING
             if not again and session.kind == Kind.DIRECT:
                 direct.gather(self, session, self.storage(session))
             elif not again:
                 self.write(session, BytesReader(b""))
+            if session.state != State.COMPLETING:
+                raise LengthMismatch("The upload is not complete yet. Ask for its status and send the rest.")
             try:
                 return self.finisher.finish(session, sha256, again=again)
             except UploadStateConflict:
@@ -301,11 +342,39 @@ class Uploads:
     def abort(self, call: Call, upload_id: str) -> None:
         """See `UploadSessions.abort`."""
         session = rows.get(upload_id, call.principal)
-        if session.state not in (State.INTENT, State.OPEN, State.COMPLETING):
-            return
-        session = self.take(call, upload_id, (State.INTENT, State.OPEN, State.COMPLETING))
-        with rows.released(session):
-            self.discard(session, State.ABORTED, UploadStateConflict("The upload was aborted by its sender."))
+        if session.state in (State.INTENT, State.OPEN, State.COMPLETING):
+            try:
+                session = self.take(call, upload_id, (State.INTENT, State.OPEN, State.COMPLETING))
+            except UploadStateConflict:
+                session = rows.get(upload_id, call.principal)  # finished since we looked
+            else:
+                with rows.released(session):
+                    if session.state == State.COMPLETING and not self._in_store(session):
+                        with suppress(UploadLost, DigestMismatch):  # it has ended then, and without a file
+                            self.finisher.finish(session, None, again=True)
+                        return
+                    self.discard(session, State.ABORTED, UploadStateConflict("The upload was aborted by its sender."))
+                return
+        if session.kind == Kind.PARTIAL and session.state == State.AVAILABLE:
+            self._take_back(call, session)
+
+    def _in_store(self, session: UploadSession) -> bool:
+        """Whether the store has yet to complete it. Otherwise its file may be visible by now, though nobody recorded it."""
+        try:
+            self.storage(session).list_parts(session.path, str(session.handle))
+        except UploadLost:
+            return False
+        return True
+
+    def _take_back(self, call: Call, session: UploadSession) -> None:
+        """Delete the bytes of a finished partial upload, which no final one will want: nobody else can name them."""
+        file = self.transfers.registry.get(session.file_id)
+        if file is not None and file.state == State.AVAILABLE:
+            # Who may upload in pieces need not be allowed to delete; the deletion is on their behalf all the same.
+            on_behalf = replace(call, principal=Principal(call.principal.username, "superuser"))
+            self.transfers.delete(on_behalf, file.disk, file.path)
+        over = UploadSession.state.is_in(State.AVAILABLE, State.ABORTED)
+        rows.update(session, [UploadSession.state.set(State.ABORTED)], over)
 
     def discard(self, session: UploadSession, state: str, error: BaseException) -> None:
         """End a leased session without a file; its tails go too."""
