@@ -17,6 +17,7 @@ from pynamodb.transactions import TransactWrite
 from chalicelib.auth.policy import Principal
 from chalicelib.errors import (
     ChecksumMismatch,
+    DepotError,
     DigestMismatch,
     FileExists,
     InvalidRequest,
@@ -71,9 +72,9 @@ class Uploads:
         return status_of(session, receipt)
 
     def open(
-        self, call: Call, new: NewUpload, kind: str, *, sources: list[str] | None = None
+        self, call: Call, new: NewUpload, kind: str, *, sources: list[str] | None = None, again: bool = False
     ) -> tuple[UploadSession, Receipt | None]:
-        """Open a session of any kind, or find the one that its idempotency key opened."""
+        """Open a session of any kind, or find the one that its idempotency key opened. `again`: it was tried before."""
         _check(new)
         key = keys.key_of(call.principal.username, new.idempotency_key)
         payload = keys.payload_of(new, sources)
@@ -84,7 +85,7 @@ class Uploads:
         now = self.transfers.clock()
         session = rows.new_row(
             upload_id=upload_id,
-            file_id=uuid.uuid4().hex,
+            file_id=upload_id,  # so that who holds the path leads to the session
             tracking_id=uuid.uuid4().hex,
             disk=where.disk,
             path=where.path,
@@ -122,10 +123,12 @@ class Uploads:
                 also=also,
                 unplaced=new.partial,
             )
-        except (FileExists, UploadInProgress):
+        except (FileExists, UploadInProgress) as refused:
             # The same creation, sent twice at once: the other one was first.
             if key and (known := keys.find(key, payload, now)) is not None:
                 return self._known(call, known, new)
+            if not again and isinstance(refused, UploadInProgress) and self._cleared(call, where):
+                return self.open(call, new, kind, sources=sources, again=True)
             raise
         try:
             self._begin(session, where)
@@ -136,6 +139,30 @@ class Uploads:
             raise
         receipt = self.settle(call, upload_id) if new.size == 0 and kind != Kind.DIRECT else None
         return (session, receipt) if receipt is None else (rows.get(upload_id, call.principal), receipt)
+
+    def _cleared(self, call: Call, where: Placement) -> bool:
+        """Whether an upload of the same sender that never got a byte has made way for the next attempt.
+
+        A client whose creation was answered into a broken connection knows no address of it, and creates again. (Going on
+        with the old one instead could mix two files that differ only in their bytes.)
+        """
+        claim = self.transfers.registry.claim(where.disk, where.path)
+        try:
+            old = rows.get(claim.pending, call.principal) if claim is not None and claim.pending else None
+            if (
+                old is None
+                or not old.note
+                or int(old.offset)
+                or old.kind != Kind.STREAM
+                or old.owner != call.principal.username
+            ):
+                return False
+            old = self.take(call, old.upload_id, (State.INTENT, State.OPEN), offset=0, wait=0)
+        except DepotError:
+            return False
+        with rows.released(old):
+            self.discard(old, State.ABORTED, UploadStateConflict("Its sender began the upload anew."))
+        return True
 
     def _begin(self, session: UploadSession, where: Placement) -> None:
         storage = self.transfers.disk(where.disk)
@@ -210,7 +237,15 @@ class Uploads:
                 receipt = self.finisher.finish(session, None, again=False)
         return status_of(session, receipt)
 
-    def take(self, call: Call, upload_id: str, states: tuple[str, ...], *, offset: int | None = None) -> UploadSession:
+    def take(
+        self,
+        call: Call,
+        upload_id: str,
+        states: tuple[str, ...],
+        *,
+        offset: int | None = None,
+        wait: float | None = None,
+    ) -> UploadSession:
         """Lease a session; see `rows.take`. A writer of this process that has fallen silent is asked to stop."""
         return rows.take(
             upload_id,
@@ -219,7 +254,7 @@ class Uploads:
             clock=self.transfers.clock,
             lease=self.lease,
             offset=offset,
-            wait=self.wait,
+            wait=self.wait if wait is None else wait,
             nudge=lambda: self._nudge(upload_id),
         )
 

@@ -48,15 +48,19 @@ class Writer:
     ) -> None:
         self._session, self._storage, self._tails, self._hashes = session, storage, tails, hashes
         self._acknowledge, self._max_bytes = acknowledge, max_bytes
+        # Put back when all of it is acknowledged: the digest of bytes that were not must never be taken for the file's.
+        self._digest = hashes.take(session.upload_id, int(session.offset))
         self._size = rows.size_of(session)
         self._end = int(session.offset)  # what has been read, acknowledged or not
         self._held: list[Tail] = rows.tails(session)
-        skipped = rows.unclean_epochs(session) if storage.renumber_after_loss else 0
+        self._parted = self._end - sum(size for _, size, _ in self._held)  # what is in parts, acknowledged or not
+        skipped = PARTS_IN_FLIGHT * rows.unclean_epochs(session) if storage.renumber_after_loss else 0
         self._number = int(session.parts) + 1 + skipped
         # Without a length, a part that a crash left unacknowledged might never be written again, and a store may refuse
         # to complete an upload that holds a part nobody names (ADR 5): then one part at a time.
         self._depth = 1 if self._size is None else PARTS_IN_FLIGHT
-        self._flying: deque[tuple[Future[Part], list[Tail]]] = deque()
+        self._flying: deque[tuple[Future[Part], list[Tail], bytearray]] = deque()
+        self._spare: bytearray | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     def write(self, body: Reader, *, finish: bool) -> None:
@@ -72,11 +76,9 @@ class Writer:
             raise LengthMismatch("More bytes were sent than the size that was announced. Nothing of them was kept.")
         try:
             broken = self._take_in(body, length, finish)
-        except BaseException:
-            self._hashes.forget(self._session.upload_id)
-            raise
         finally:
             self._stop()
+        self._hashes.put(self._session.upload_id, self._end, self._digest)
         if broken is not None:
             raise broken
 
@@ -87,8 +89,8 @@ class Writer:
             if self._size is not None:
                 room = min(room, self._size - self._end)
             want = room if length is None else min(room, length)
-            buffer = bytearray(held + max(0, want))
-            count, broken = fill(body, memoryview(buffer)[held:])
+            buffer = self._buffer(held + max(0, want))
+            count, broken = fill(body, memoryview(buffer)[held:], self._seen)
             length = None if length is None else length - count
             self._end += count
             closing = self._size is not None and self._end == self._size
@@ -96,17 +98,28 @@ class Writer:
                 raise LengthMismatch("More bytes arrived than the size that was announced. The last were not kept.")
             if self._end > self._max_bytes:
                 raise PayloadTooLarge(f"The largest file taken here is {self._max_bytes} bytes.")
-            self._hashes.feed(self._session.upload_id, self._end - count, memoryview(buffer)[held : held + count])
             last = broken is not None or closing or count < want or length == 0
             self._keep(buffer, held, count, last=last, closing=closing)
             if last:
                 self._collect(0, last=True, closing=closing and finish)
                 return broken
 
+    def _seen(self, piece: memoryview) -> None:
+        """Hashed while it is in the processor's cache."""
+        if self._digest is not None:
+            self._digest.update(piece)
+
+    def _buffer(self, size: int) -> bytearray:
+        """A buffer, one that a part has left if there is any: fresh memory costs a page fault for every 4 KiB."""
+        spare, self._spare = self._spare, None
+        return spare if spare is not None and len(spare) == size else bytearray(size)
+
     def _part_bytes(self) -> int:
-        """Of the next part: fixed where the length is known, growing where it is not."""
+        """Of the next part: growing where the length is not known; where it is, larger only if the numbers run out."""
         first = int(self._session.part_bytes)
-        return first if self._size is not None else grown_part_bytes(self._number, first)
+        if self._size is None:
+            return grown_part_bytes(self._number, first)
+        return max(first, -(-(self._size - self._parted) // max(1, MAX_PARTS + 1 - self._number)))
 
     # --- where the bytes go ----------------------------------------------------------------------------------------
 
@@ -128,7 +141,7 @@ class Writer:
             return False
         if self._size is None:
             return self._number < _PLENTY
-        return self._number + -(-(self._size - self._end) // self._part_bytes()) <= MAX_PARTS
+        return self._number + -(-(self._size - self._end) // int(self._session.part_bytes)) <= MAX_PARTS
 
     def _send(self, body: bytearray, offset: int, *, inline: bool) -> None:
         if self._number > MAX_PARTS:
@@ -142,8 +155,8 @@ class Writer:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._depth, thread_name_prefix="upload-part")
             future = self._pool.submit(self._storage.write_part, *arguments)
-        self._flying.append((future, self._held))
-        self._number, self._held = self._number + 1, []
+        self._flying.append((future, self._held, body))
+        self._number, self._held, self._parted = self._number + 1, [], offset + len(body)
         if not inline:
             self._collect(self._depth - 1)
 
@@ -165,7 +178,7 @@ class Writer:
             dropped: list[Tail] = []
             failure: BaseException | None = None
             while self._flying and (len(self._flying) > at_most or self._flying[0][0].done()):
-                future, tails = self._flying.popleft()
+                future, tails, self._spare = self._flying.popleft()
                 failure = future.exception()
                 if failure is not None:
                     break
@@ -186,12 +199,12 @@ class Writer:
 
     def _stop(self) -> None:
         """No part may still be on its way when the session is let go: the next writer uses the same numbers."""
-        wait([future for future, _ in self._flying])
+        wait([future for future, _, _ in self._flying])
         if self._pool is not None:
             self._pool.shutdown()
 
 
-def fill(body: Reader, into: memoryview) -> tuple[int, BaseException | None]:
+def fill(body: Reader, into: memoryview, on_block: Callable[[memoryview], None]) -> tuple[int, BaseException | None]:
     """Read until `into` is full or the body ends or breaks: the bytes read, and what it broke with."""
     count = 0
     while count < len(into):
@@ -201,6 +214,8 @@ def fill(body: Reader, into: memoryview) -> tuple[int, BaseException | None]:
             return count, error
         if not block:
             break
-        into[count : count + len(block)] = block
+        piece = into[count : count + len(block)]
+        piece[:] = block
+        on_block(piece)
         count += len(block)
     return count, None

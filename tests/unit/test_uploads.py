@@ -254,7 +254,7 @@ def test_a_crash_between_a_part_and_its_row_costs_nothing(gateway, uploads, renu
     storage.write_part(PATH, session.handle, 1, 0, b"never acknowledged")
     chunk(uploads, begun.upload_id, 0, BytesReader(b"sent again"))
     held = [number for number, _ in storage.list_parts(PATH, session.handle)]
-    assert held == ([1, 2] if renumber else [1]), "a store that counts parts must not hold one that nobody names"
+    assert held == ([1, 4] if renumber else [1]), "a store that counts parts must not hold one that nobody names"
     assert complete(uploads, begun.upload_id).size == len(b"sent again")
     assert storage.get_file(PATH) == b"sent again"
 
@@ -377,12 +377,12 @@ def test_a_session_is_its_owners(uploads):
 
 def test_running_hashes_say_nothing_when_a_chunk_was_missed():
     hashes = RunningHashes(limit=2)
-    hashes.feed("a", 0, b"one")
-    hashes.feed("a", 5, b"not the next")
-    assert hashes.at("a", 3) is None
-    hashes.feed("b", 0, b"b")
-    hashes.feed("c", 0, b"c")
-    hashes.feed("d", 0, b"d")
+    hashes.put("a", 3, hashlib.sha256(b"one"))
+    assert hashes.at("a", 3) == hashlib.sha256(b"one").hexdigest()
+    assert hashes.take("a", 5) is None
+    assert hashes.at("a", 3) is None, "and nobody else goes on with it"
+    for name in (b"b", b"c", b"d"):
+        hashes.put(name.decode(), 1, hashlib.sha256(name))
     assert hashes.at("b", 1) is None, "only the last two are kept"
     assert hashes.at("d", 1) == hashlib.sha256(b"d").hexdigest()
     assert hashes.at("never", 0) == hashlib.sha256(b"").hexdigest()
@@ -390,3 +390,27 @@ def test_running_hashes_say_nothing_when_a_chunk_was_missed():
 
 def test_the_parts_hash_says_how_many_parts_there_were():
     assert parts_sha256([]).endswith("-0")
+
+
+def test_an_upload_that_never_got_a_byte_makes_way_for_its_senders_next_attempt(gateway, uploads):
+    """Its creation was answered into a broken connection: nobody knows its address."""
+    sender = user("uploader", "VACS")
+    first = init(uploads, call=sender, if_absent=True, note={"tus_metadata": "x"})
+    second = init(uploads, call=sender, if_absent=True, note={"tus_metadata": "x"})
+    assert second.upload_id != first.upload_id
+    assert uploads.status(sender, first.upload_id).state == "ABORTED"
+    with pytest.raises(UploadEnded):
+        uploads.append(sender, first.upload_id, 0, BytesReader(b"x"))
+    uploads.append(sender, second.upload_id, 0, BytesReader(b"x"))
+    with pytest.raises(UploadInProgress):
+        init(uploads, call=sender, if_absent=True, note={"tus_metadata": "x"})
+    assert uploads.status(sender, second.upload_id).offset == 1, "what has bytes is nobody's to replace"
+
+
+def test_nobody_elses_upload_makes_way(gateway, uploads):
+    first = init(uploads, call=user("uploader", "VACS"), if_absent=True, note={"tus_metadata": "x"})
+    with pytest.raises(UploadInProgress):
+        init(uploads, call=user("cohort_manager", "VACS"), if_absent=True, note={"tus_metadata": "x"})
+    with pytest.raises(UploadInProgress):
+        init(uploads, if_absent=True, note={"tus_metadata": "x"})
+    assert uploads.status(Call(), first.upload_id).state == "OPEN"
