@@ -41,17 +41,19 @@ def web_tier() -> WebTier:
     from chalicelib.web import wiring
 
     if role == Role.TESTING:
-        from nas_gateway.wiring import local_catalog, local_uploads
+        from nas_gateway.wiring import local_audit, local_catalog, local_uploads
 
         gateway()
-        return wiring.web_tier(settings(), local_catalog(settings()), local_uploads(settings()))
+        return wiring.web_tier(
+            settings(), local_catalog(settings()), local_uploads(settings()), local_audit(settings())
+        )
     return wiring.web_tier(settings())
 
 
 if role in (Role.WEB, Role.TESTING):
-    from chalicelib.web import client_config, files, health, presigned, session, tus
+    from chalicelib.web import audit, client_config, files, health, presigned, session, tus
 
-    for module in (session, files, tus, presigned, client_config, health):
+    for module in (session, files, tus, presigned, audit, client_config, health):
         app.register_blueprint(module.blueprint(web_tier))
 
 if role in (Role.SERVICES, Role.TESTING):

@@ -21,6 +21,7 @@ from nas_gateway import drivers
 from nas_gateway.api.guard import Gateway
 from nas_gateway.files import tables as file_tables
 from nas_gateway.files.access import Call
+from nas_gateway.files.audit import Audit, LocalAuditTrail
 from nas_gateway.files.catalog import LocalCatalog
 from nas_gateway.files.registry import Registry
 from nas_gateway.files.tracked import TrackedStorage
@@ -32,6 +33,7 @@ from nas_gateway.uploads.concatenation import Concatenation
 from nas_gateway.uploads.direct import Direct
 from nas_gateway.uploads.local import LocalUploadSessions
 from nas_gateway.uploads.service import Uploads
+from nas_gateway.uploads.sweep import Sweep
 
 MODELS: list[type[Model]] = [*file_tables.MODELS, *upload_tables.MODELS, *ledger_tables.MODELS]
 
@@ -75,10 +77,22 @@ def local_catalog(settings: Settings) -> LocalCatalog:
     return LocalCatalog(made.transfers, lambda: current_call(made))
 
 
+def local_audit(settings: Settings) -> LocalAuditTrail:
+    """The audit trail of the testing role."""
+    made = gateway(settings)
+    return LocalAuditTrail(Audit(made.transfers), lambda: current_call(made))
+
+
 def local_uploads(settings: Settings) -> LocalUploadSessions:
     """The upload sessions of the testing role."""
     made = gateway(settings)
     return LocalUploadSessions(settings, made.uploads, made.direct, lambda: current_call(made))
+
+
+def sweep(settings: Settings) -> Sweep:
+    """The sweep over every disk, for `depot sweep` and the schedule."""
+    made = gateway(settings)
+    return Sweep(made.uploads, made.concatenation, list(settings.disks), grace=settings.sweep_grace_seconds)
 
 
 def current_call(made: Gateway) -> Call:

@@ -110,6 +110,7 @@ def _real_store(environ: Mapping[str, str]) -> S3Store | None:
         environ["S3_SECRET_KEY"],
         environ.get("S3_BUCKET") or "depot",
         environ.get("S3_REGION") or "us-east-1",
+        environ.get("NAS_PUBLIC_ENDPOINT", "").strip(),
     )
 
 

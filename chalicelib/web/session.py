@@ -7,8 +7,9 @@ from typing import Any
 from chalice.app import Blueprint, Response
 
 from chalicelib.auth import users
-from chalicelib.errors import InvalidRequest
+from chalicelib.errors import BadCredentials, InvalidRequest
 from chalicelib.hosting.chalice_app import json_body
+from chalicelib.web import told
 from chalicelib.web.tier import COOKIE, Tier, refuse_cross_site, token_of
 
 
@@ -25,7 +26,11 @@ def blueprint(tier: Tier) -> Blueprint:
         username, password = body.get("username"), body.get("password")
         if not isinstance(username, str) or not isinstance(password, str):
             raise InvalidRequest('Send {"username": "…", "password": "…"}.')
-        user = users.authenticate(username, password)
+        try:
+            user = users.authenticate(username, password)
+        except BadCredentials:
+            told.sign_in_failed(tier().audit, username)
+            raise
         token, seconds = sessions.open(user)
         answer = {
             "token": token,

@@ -11,8 +11,10 @@ from chalicelib.auth.policy import Principal
 from chalicelib.auth.sessions import Sessions
 from chalicelib.config import Settings
 from chalicelib.errors import CrossSiteRequest, NotSignedIn
+from chalicelib.storage.audit import AuditTrail
 from chalicelib.storage.catalog import Catalog
 from chalicelib.storage.uploads import UploadSessions
+from chalicelib.web import told
 
 COOKIE = "depot_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -26,9 +28,12 @@ class WebTier:
     sessions: Sessions
     catalog: Catalog
     uploads: UploadSessions
+    audit: AuditTrail
 
     def sign_in(self, request: Any) -> Principal:
         """Who sent this request; also sets the assertion that calls to the services tier carry.
+
+        What this tier then refuses by `Principal.require` is told to the services tier, which records it.
 
         Bearer token first, else the session cookie; a cookie counts for unsafe methods only when the request comes from
         our own pages. Raises `NotSignedIn`, `CrossSiteRequest`.
@@ -40,7 +45,7 @@ class WebTier:
             refuse_cross_site(request.headers)
         principal = self.sessions.resolve(token)
         context.assertion.set(token)
-        return principal
+        return told.reporting(principal, self.audit, request)
 
 
 Tier = Callable[[], WebTier]

@@ -7,7 +7,6 @@ know it, and errors to HEAD have no body.
 
 from __future__ import annotations
 
-import hashlib
 import mimetypes
 import time
 from contextlib import suppress
@@ -24,7 +23,7 @@ from chalicelib.storage.base import Reader
 from chalicelib.storage.streams import length_of
 from chalicelib.storage.uploads import NewUpload, UploadSessions, UploadStatus
 from chalicelib.web import tus_headers as tus
-from chalicelib.web.target import storage_for, target
+from chalicelib.web.target import folder_for, storage_for, target
 from chalicelib.web.tier import Tier
 from chalicelib.web.tus_call import (
     AVAILABLE,
@@ -105,9 +104,7 @@ class _Upload(TusCall):
         raw = self.headers.get("upload-metadata", "")
         values, key = tus.metadata(raw), tus.idempotency_key(self.headers)
         values["filename"] = values.get("filename") or values.get("name", "")
-        # The same key must mean the same place, also where nobody named the folder.
-        folder = key and hashlib.sha256(f"{principal.username}\n{key}".encode()).hexdigest()[:32]
-        storage, path, about = target(values, folder=folder)
+        storage, path, about = target(values, folder=folder_for(principal.username, key))
         principal.require(Permission.UPLOAD, about["cohort"])
         return NewUpload(
             disk=storage.disk,

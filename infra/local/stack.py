@@ -125,7 +125,8 @@ class Stack:
         return self.document
 
     def _embedded_store(self) -> S3Store:
-        return S3Store(self.where.aws_endpoint, "test", "test")
+        endpoint = self.where.aws_endpoint
+        return S3Store(endpoint, "test", "test", public_endpoint=endpoint)  # clients here are on this machine
 
     def _make_nas_folders(self) -> None:
         try:

@@ -32,7 +32,7 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
             body = json_body(request)
             new = _new(gate, body)
             if phase == "init":
-                return _status(gate.uploads.create(call, new), 201)
+                return _status(gate.uploads.create(call, gate.direct.check(new)), 201)
             return _status(gate.concatenation.concatenate(call, new, _ids(body)), 201)
         upload_id = asked.needed(query, "upload_id")
         if phase == "chunk":

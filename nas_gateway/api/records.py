@@ -1,21 +1,18 @@
-"""`/internal/files` and `/internal/tracking`: what files there are, and what was done with them."""
+"""`/internal/files`, `/internal/tracking` and `/internal/audit/*`: what files there are, and what was done with them."""
 
 from __future__ import annotations
-
-from datetime import UTC, datetime
-from typing import Any
 
 from chalice.app import Blueprint, Response
 
 from chalicelib import http
-from chalicelib.auth.policy import Permission
-from chalicelib.errors import Forbidden, InvalidRequest
+from chalicelib.errors import InvalidRequest
+from chalicelib.hosting.chalice_app import json_body
+from chalicelib.storage.audit import Denial, Question
+from nas_gateway.api import asked
 from nas_gateway.api.guard import GatewayOf
-from nas_gateway.files.access import Call
+from nas_gateway.files.audit import Audit
 from nas_gateway.files.catalog import page_of, view_of
 from nas_gateway.ledger import queries
-
-_SELECTORS = ("file_id", "cohort", "user", "action", "tracking_id")
 
 
 def blueprint(gateway: GatewayOf) -> Blueprint:
@@ -39,29 +36,44 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
 
     @bp.route("/internal/tracking", methods=["GET"])
     def tracking() -> Response:
-        """`?file_id=|cohort=|user=|action=|since=` (ISO 8601), `until`, `limit`, `cursor` -> `{events: […], cursor}`."""
+        """`?file_id=|cohort=|user=|action=|tracking_id=|since=` (ISO 8601), `until`, `outcome`, `limit`, `cursor`
+        -> `{events: […], cursor}`."""
         gate, query = gateway(), dict(bp.current_request.query_params or {})
         call = gate.admit(bp.current_request)
-        selected: dict[str, Any] = {name: query[name] for name in _SELECTORS if query.get(name)}
-        for name in ("since", "until"):
-            if query.get(name):
-                selected[name] = _time(query[name], name)
-        _require_ledger(call, selected.get("cohort"))
-        page = queries.query(**selected, limit=http.page_limit(query.get("limit")), cursor=query.get("cursor"))
+        limit = http.page_limit(query.get("limit"))
+        page = Audit(gate.transfers).page(call, Question.of(query), query.get("cursor"), limit)
         return Response({"events": [queries.to_json(event) for event in page.events], "cursor": page.cursor})
 
+    @bp.route("/internal/audit/exports", methods=["POST"])
+    def exports() -> Response:
+        """`{question, format, resumed}` -> 201: the trail is about to be exported."""
+        gate = gateway()
+        call, body = gate.admit(bp.current_request), json_body(bp.current_request)
+        question = Question.of(asked.strings(body, "question"))
+        form, resumed = asked.needed(body, "format"), asked.flag(body, "resumed")
+        Audit(gate.transfers).exporting(call, question, form, resumed=resumed)
+        return Response({"recorded": True}, status_code=201)
+
+    @bp.route("/internal/audit/denials", methods=["POST"])
+    def denials() -> Response:
+        """`{permission, cohort, method, route, file_id?}` -> 201 `{recorded}`: the web tier refused this to its user."""
+        gate = gateway()
+        call, body = gate.admit(bp.current_request), json_body(bp.current_request)
+        denial = Denial(
+            permission=asked.needed(body, "permission"),
+            cohort=asked.optional(body, "cohort"),
+            method=asked.needed(body, "method"),
+            route=asked.needed(body, "route"),
+            file_id=asked.optional(body, "file_id"),
+        )
+        return Response({"recorded": Audit(gate.transfers).denied(call, denial)}, status_code=201)
+
+    @bp.route("/internal/audit/sign-ins", methods=["POST"])
+    def sign_ins() -> Response:
+        """`{username}` -> 201: a wrong password. The answer does not say whether there is such a user."""
+        gate = gateway()
+        call, body = gate.admit(bp.current_request), json_body(bp.current_request)
+        Audit(gate.transfers).sign_in_failed(asked.needed(body, "username"), call.request_id)
+        return Response({}, status_code=201)
+
     return bp
-
-
-def _require_ledger(call: Call, cohort: str | None) -> None:
-    """A user who reads the ledger for some cohorts only must ask for one of them."""
-    if not call.is_service and not call.principal.may(Permission.LEDGER, cohort):
-        raise Forbidden
-
-
-def _time(text: str, name: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + of an offset arrives as a space
-    except ValueError:
-        raise InvalidRequest(f"{name} must be a time such as 2026-01-31T12:00:00Z.") from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at

@@ -29,6 +29,8 @@ MAX_TEXT_BYTES: Final = 256
 # Metadata is part of every event and of every index entry; write units are counted by KiB.
 MAX_METADATA_BYTES: Final = 8 * KIB
 MAX_MESSAGE_CHARS: Final = 1000
+# Attributes of a row that serve its indexes: derived from the event, no part of it.
+INDEX_ONLY: Final = frozenset({"at_key", "day", "failed_day"})
 
 
 class Outcome(StrEnum):
@@ -69,6 +71,9 @@ class Action:
     UPLOAD_ABORTED: Final = "upload_aborted"
     ACCESS_DENIED: Final = "access_denied"
     PRESIGNED_URL_ISSUED: Final = "presigned_url_issued"
+    AUDIT_EXPORTED: Final = "audit_exported"
+    SIGN_IN_FAILED: Final = "sign_in_failed"
+    ORPHAN_UPLOAD_ABORTED: Final = "orphan_upload_aborted"
 
     KNOWN: frozenset[str]
 

@@ -15,7 +15,14 @@ from dataclasses import dataclass, replace
 
 from chalicelib import observability
 from chalicelib.auth.policy import Principal
-from chalicelib.errors import DepotError, InvalidRequest, LengthMismatch, ObjectCorrupt, UploadMissing, UploadStateConflict
+from chalicelib.errors import (
+    DepotError,
+    InvalidRequest,
+    LengthMismatch,
+    ObjectCorrupt,
+    UploadMissing,
+    UploadStateConflict,
+)
 from chalicelib.storage.base import ByteRange, Part, PartStorage
 from chalicelib.storage.streams import read_full
 from chalicelib.storage.uploads import NewUpload, Receipt, UploadStatus

@@ -47,6 +47,12 @@ class Direct:
         """Whether transfers to and from this disk can be presigned."""
         return disk in self._disks
 
+    def check(self, new: NewUpload) -> NewUpload:
+        """The upload as it was asked for. Raises `PresigningOff` for a direct one to a disk that clients cannot reach."""
+        if new.direct and not self.on(new.disk):
+            raise PresigningOff
+        return new
+
     def sign_part(
         self, call: Call, upload_id: str, number: int, *, size: int | None, sha256: str | None
     ) -> SignedRequest:
@@ -79,8 +85,6 @@ class Direct:
 
     def file_url(self, call: Call, file_id: str, expires_in: int) -> SignedRequest:
         """See `UploadSessions.file_url`."""
-        if not 1 <= expires_in <= PRESIGN_MAX_SECONDS:
-            raise InvalidRequest(f"expires_in is 1 to {PRESIGN_MAX_SECONDS} seconds.")
         file = self._transfers.file(call, file_id)
         if not call.is_service and not call.principal.may(Permission.READ, file.cohort):
             self._transfers.access.deny(call, Permission.READ, file.disk, file.path, file.cohort)
@@ -187,12 +191,15 @@ def _whole(found: Sequence[StoredPart], size: int, min_part_bytes: int) -> list[
 
 
 def _length(session: UploadSession, number: int, told: int | None) -> int:
-    """Bytes of one part: as told, or as the session's part size gives it. Raises `InvalidRequest`."""
+    """Bytes of one part: as told, or as the session's part size gives it. Raises `InvalidRequest`.
+
+    Whether a store takes such a number and such a length at all is the driver's to say.
+    """
     size, cut = int(session.size or 0), int(session.part_bytes)
     last = -(-size // cut)
-    if not 1 <= number <= MAX_PARTS or (told is None and number > last):
-        raise InvalidRequest(f"The part number must be from 1 to {MAX_PARTS if told else last}.")
-    length = told or (cut if number < last else size - cut * (last - 1))
+    if told is None and number > last:
+        raise InvalidRequest(f"The file has {last} parts of {cut} bytes. Say the part's size if it is cut otherwise.")
+    length = told if told is not None else cut if number < last else size - cut * (last - 1)
     if length > size:
         raise InvalidRequest("The part is larger than the size that was announced for the file.")
     return length

@@ -7,6 +7,7 @@ Everything here happens under the session's lease. Used by `service`, `concatena
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from chalicelib.errors import DigestMismatch, FileMissing, UploadLost, UploadMissing, UploadStateConflict
 from chalicelib.limits import CHUNKED_ACTION_OVER_BYTES
@@ -20,14 +21,19 @@ from nas_gateway.ledger.events import Action, Intent, Outcome, iso
 from nas_gateway.ledger.tables import PHIFileTracking
 from nas_gateway.uploads import rows
 from nas_gateway.uploads.hashes import RunningHashes, parts_sha256
+from nas_gateway.uploads.keeping import kept
 from nas_gateway.uploads.tables import UploadSession
 
 
 class Finisher:
     """Ends sessions, one way or the other."""
 
-    def __init__(self, transfers: Transfers, hashes: RunningHashes) -> None:
+    def __init__(
+        self, transfers: Transfers, hashes: RunningHashes, keep: Callable[[UploadSession], None], every: float
+    ) -> None:
+        """`keep` holds a session and its path for a lease; called every so many seconds while a store assembles."""
         self._transfers, self._hashes = transfers, hashes
+        self._keep, self._every = keep, every
 
     def finish(self, session: UploadSession, expected: str | None, *, again: bool) -> Receipt:
         """Make the file of a `COMPLETING` session visible and record it. `expected` is the promised SHA-256 (hex).
@@ -36,8 +42,20 @@ class Finisher:
         and what the store or the ledger raise: then it stays `COMPLETING`, to be asked again.
         """
         file, intent = self.announced(session)
+        if again:
+            self._keep(session)  # raises where the path went to another upload since: its file must not be overwritten
+        # A row of its own for the thread that keeps it: writing refreshes the object that is written.
+        held = UploadSession(
+            session.upload_id,
+            epoch=session.epoch,
+            hold_until=session.hold_until,
+            file_id=session.file_id,
+            disk=session.disk,
+            path=session.path,
+        )
         try:
-            self._make_visible(session, file, expected or session.sha256, again)
+            with kept(lambda: self._keep(held), self._every):
+                self._make_visible(session, file, expected or session.sha256, again)
         except (DigestMismatch, UploadLost) as error:
             self.end(session, State.FAILED if isinstance(error, DigestMismatch) else State.LOST, error)
             raise
@@ -48,14 +66,17 @@ class Finisher:
         return receipt_of(file, event)
 
     def end(self, session: UploadSession, state: str, error: BaseException) -> None:
-        """It is over without a file: discard on the NAS first, so that a crash in between leaves it open."""
+        """It is over without a file: discard on the NAS first, so that a crash in between leaves it open.
+
+        Raises `LeaseLost`, `LedgerUnavailable`: then it is not over.
+        """
         storage = self._transfers.disk(session.disk)
         if session.handle:
             storage.abort_parts(session.path, session.handle)
         file, intent = self.announced(session)
         moved = int(session.offset)
         ended = rows.ended(session, state)
-        self._transfers.withdraw(file, intent, error, moved, state=state, also=ended)
+        self._transfers.end(file, intent, error, moved, state=state, also=ended)
         rows.note_ended(session, state)
         self._hashes.forget(session.upload_id)
 
@@ -99,6 +120,7 @@ class Finisher:
         if expected and not known:
             known = _read_back(storage, session.path)
             if known != expected:
+                self._keep(session)  # a file that took the path since is not this one's to delete
                 storage.delete(session.path)
                 raise DigestMismatch
         file.size, file.sha256, file.etag = size, known, info.etag

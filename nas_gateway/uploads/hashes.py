@@ -20,16 +20,21 @@ class RunningHashes:
         self._lock, self._limit = Lock(), limit
         self._running: OrderedDict[str, tuple[int, hashlib._Hash]] = OrderedDict()
 
-    def feed(self, upload_id: str, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """`data` follows at `offset`. Called by the one writer that holds the session."""
+    def take(self, upload_id: str, offset: int) -> hashlib._Hash | None:
+        """The running hash of the first `offset` bytes, for the writer that goes on there; None where nobody has it."""
         with self._lock:
             at, digest = self._running.pop(upload_id, (0, None))
-        if at != offset:
+        if offset == 0:
+            return hashlib.sha256()
+        return digest if at == offset else None
+
+    def put(self, upload_id: str, offset: int, digest: hashlib._Hash | None) -> None:
+        """The same hash again, of the first `offset` bytes, which are acknowledged now."""
+        if digest is None:
             return
-        digest = hashlib.sha256() if digest is None else digest
-        digest.update(data)
         with self._lock:
-            self._running[upload_id] = (offset + len(data), digest)
+            self._running[upload_id] = (offset, digest)
+            self._running.move_to_end(upload_id)
             while len(self._running) > self._limit:
                 self._running.popitem(last=False)
 

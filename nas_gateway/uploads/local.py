@@ -26,7 +26,7 @@ class LocalUploadSessions:
         self._concatenation = Concatenation(uploads)
 
     def create(self, new: NewUpload) -> UploadStatus:
-        return self._uploads.create(self._call(), self._resolved(new))
+        return self._uploads.create(self._call(), self._direct.check(self._resolved(new)))
 
     def concatenate(self, new: NewUpload, upload_ids: Sequence[str]) -> UploadStatus:
         return self._concatenation.concatenate(self._call(), self._resolved(new), upload_ids)

@@ -76,6 +76,19 @@ def parts(upload_id: str) -> list[Part]:
         raise LedgerUnavailable from error
 
 
+def live() -> list[UploadSession]:
+    """Every session that has not ended, read consistently, those first that expire first. Raises `LedgerUnavailable`.
+
+    The index by expiry may be a moment behind: a session that was opened or written to just now can be missing.
+    """
+    try:
+        ids = dict.fromkeys(row.upload_id for row in UploadSession.by_expiry.query(LIVE))
+        found = {row.upload_id: row for row in UploadSession.batch_get(ids, consistent_read=True) if row.live}
+    except PynamoDBException as error:
+        raise LedgerUnavailable from error
+    return [found[upload_id] for upload_id in ids if upload_id in found]
+
+
 def tails(session: UploadSession) -> list[Tail]:
     """The acknowledged bytes behind the last part."""
     return [(int(offset), int(size), str(sha256)) for offset, size, sha256 in session.tails or ()]
@@ -104,21 +117,22 @@ def take(
     offset: int | None = None,
     wait: float = WAIT_SECONDS,
     nudge: Callable[[], None] = lambda: None,
+    even_expired: bool = False,
 ) -> UploadSession:
     """Hold a session for one call; its row as it is then. Taking it raises the epoch. One round trip when it is free.
 
     While another call holds it, waits up to `wait` seconds; `nudge` is called in between. Raises `UploadMissing`,
-    `UploadEnded`, `OffsetConflict`, `UploadStateConflict`, `UploadInProgress`, `LedgerUnavailable`.
+    `UploadEnded`, `OffsetConflict`, `UploadStateConflict`, `UploadInProgress`, `LedgerUnavailable`. `even_expired` is for the
+    sweep, which ends sessions or finishes them.
     """
     holder, deadline = uuid.uuid4().hex, time.monotonic() + wait
     while True:
         session = UploadSession(upload_id)
         now = clock()
-        free: Condition = (
-            (UploadSession.lease_until < now)
-            & UploadSession.state.is_in(*states)
-            & (UploadSession.expires_at >= now)  # also false where there is no such row
-        )
+        # Also false where there is no such row.
+        free: Condition = (UploadSession.lease_until < now) & UploadSession.state.is_in(*states)
+        if not even_expired:
+            free &= UploadSession.expires_at >= now
         if offset is not None:
             free &= UploadSession.offset == offset
         if principal is not SERVICE:
@@ -132,20 +146,22 @@ def take(
             session.update(actions, condition=free)
             return session
         except UpdateError as error:
-            if error.cause_response_code != _REFUSED:
+            if dynamo.code_of(error) != _REFUSED:
                 raise LedgerUnavailable from error
         found = get(upload_id, principal)
         if found.holder == holder:
             return found
-        refusal = _why(found, states, offset, clock())
+        refusal = _why(found, states, offset, clock(), even_expired)
         if not isinstance(refusal, UploadInProgress) or time.monotonic() >= deadline:
             raise refusal
         nudge()
         time.sleep(_POLL_SECONDS)
 
 
-def _why(session: UploadSession, states: Sequence[str], offset: int | None, now: float) -> DepotError:
-    if is_over(session, now):
+def _why(
+    session: UploadSession, states: Sequence[str], offset: int | None, now: float, even_expired: bool
+) -> DepotError:
+    if session.state in ENDED or (is_over(session, now) and not even_expired):
         return UploadEnded()
     if session.state not in states:
         if offset is not None and int(session.offset) != offset:
@@ -173,11 +189,13 @@ def released(session: UploadSession) -> Iterator[None]:
 
 def letting_go(session: UploadSession) -> list[Any]:
     """Updates that end this holder's lease."""
-    return [UploadSession.lease_until.set(0), UploadSession.clean_epoch.set(session.epoch)]
+    # Where a holder before this one never let go and nothing was stored since, the next one has to know of it too.
+    clean = [] if unclean_epochs(session) else [UploadSession.clean_epoch.set(session.epoch)]
+    return [UploadSession.lease_until.set(0), *clean]
 
 
 def unclean_epochs(session: UploadSession) -> int:
-    """How many holders before this one never let go: each may still be writing a part."""
+    """How many holders there were since the last of which none can still be writing a part behind the recorded ones."""
     return max(0, int(session.epoch) - 1 - int(session.clean_epoch))
 
 
@@ -194,7 +212,7 @@ def update(session: UploadSession, actions: list[Any], condition: Condition) -> 
     try:
         session.update(actions, condition=condition)
     except UpdateError as error:
-        if error.cause_response_code == _REFUSED:
+        if dynamo.code_of(error) == _REFUSED:
             raise LeaseLost from None
         raise LedgerUnavailable from error
 
@@ -224,10 +242,11 @@ def advance(
     values: dict[str, Any] = {"offset": offset, "tails": [list(tail) for tail in tails] or None}
     values["hold_until"] = session.hold_until
     values["lease_until"] = 0 if release else now + lease
-    if release:
-        values["clean_epoch"] = int(session.epoch)
     if new:
         values["parts"] = new[-1].number
+        values["clean_epoch"] = int(session.epoch) - 1  # earlier holders' numbers are below these now
+    if release and (new or not unclean_epochs(session)):
+        values["clean_epoch"] = int(session.epoch)
     if state:
         values["state"] = state
     if now + SESSION_SECONDS - session.expires_at > _EXTEND_SECONDS:
@@ -275,9 +294,14 @@ def _write(session: UploadSession, actions: list[Any], condition: Condition, new
 
 
 def opened(session: UploadSession, handle: str) -> None:
-    """The store has begun: the session can take bytes. Raises `LeaseLost`, `LedgerUnavailable`."""
-    begun = [UploadSession.handle.set(handle), UploadSession.state.set(State.OPEN)]
-    update(session, begun, UploadSession.state == State.INTENT)
+    """The store has begun: the session can take bytes, and is let go of. Raises `LeaseLost`, `LedgerUnavailable`."""
+    begun = [UploadSession.handle.set(handle), UploadSession.state.set(State.OPEN), *letting_go(session)]
+    try:
+        update(session, begun, (UploadSession.state == State.INTENT) & (UploadSession.epoch == session.epoch))
+    except LeaseLost:
+        if get(session.upload_id, SERVICE).handle != handle:
+            raise
+        session.handle, session.state, session.lease_until = handle, State.OPEN, 0
 
 
 def completing(session: UploadSession) -> None:

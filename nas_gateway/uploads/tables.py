@@ -37,7 +37,8 @@ class UploadSession(Model):
     """One upload that comes in several calls. `offset` is what has been acknowledged, in bytes; times are epoch seconds.
 
     `epoch` counts the writers that have held it and `holder` names the last; `lease_until` is when its hold ends, 0 once it
-    let go; `clean_epoch` is the last epoch whose holder let go by itself. `tails` are the acknowledged bytes behind the last
+    let go; `clean_epoch` is the last epoch of which, and before which, nobody can still be writing a part behind the recorded
+    ones. `tails` are the acknowledged bytes behind the last
     part, as `[offset, size, sha256]` each. `sources` are the partial uploads that a final one is made of.
     """
 
