@@ -59,7 +59,7 @@ class Concatenation:
         # Without a key of the client's, the pieces themselves are one: they can be put together only once.
         digest = hashlib.sha256(",".join(upload_ids).encode()).hexdigest()
         new = replace(new, size=total, idempotency_key=new.idempotency_key or f"concatenation of {digest}")
-        session, receipt = self._uploads.open(call, new, Kind.FINAL, sources=list(upload_ids))
+        session, receipt = self._uploads.opener.open(call, new, Kind.FINAL, sources=list(upload_ids))
         if receipt is None:
             receipt = self.go_on(call, session.upload_id)
         self.discard_sources(call, session)

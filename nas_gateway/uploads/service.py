@@ -7,25 +7,17 @@ State is in the session's rows and on the NAS; any process can go on with any se
 from __future__ import annotations
 
 import hashlib
-import json
-import uuid
 from contextlib import suppress
 from dataclasses import replace
-
-from pynamodb.transactions import TransactWrite
 
 from chalicelib.auth.policy import Principal
 from chalicelib.errors import (
     ChecksumMismatch,
-    DepotError,
     DigestMismatch,
-    FileExists,
     InvalidRequest,
-    LeaseLost,
     LengthMismatch,
     PayloadTooLarge,
     UploadEnded,
-    UploadInProgress,
     UploadLost,
     UploadStateConflict,
 )
@@ -34,33 +26,32 @@ from chalicelib.storage.base import PartStorage, Reader
 from chalicelib.storage.streams import BytesReader, read_full
 from chalicelib.storage.uploads import Checksum, NewUpload, Receipt, UploadStatus
 from nas_gateway.files.access import Call
-from nas_gateway.files.placement import Placement, Purpose, place
 from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.files.transfers import Transfers
 from nas_gateway.files.watched import Watched, watch
-from nas_gateway.uploads import direct, keys, rows
-from nas_gateway.uploads.finishing import Finisher, action_of
+from nas_gateway.uploads import direct, rows
+from nas_gateway.uploads.finishing import Finisher
 from nas_gateway.uploads.hashes import RunningHashes
+from nas_gateway.uploads.opening import PATH_HOLD_SECONDS, Opener, all_there, kind_of
 from nas_gateway.uploads.tables import Kind, UploadSession
 from nas_gateway.uploads.tails import Recent, Tails
 from nas_gateway.uploads.writer import Writer
 
-# The path of a session is free for others after a quarter of an hour without a chunk; it is held again with five minutes
-# to spare.
-PATH_HOLD_SECONDS, _HOLD_AGAIN_SECONDS = 15 * 60, 10 * 60
+# The path of a session is held again with five minutes to spare.
+_HOLD_AGAIN_SECONDS = 10 * 60
 # A writer that has waited so long for its next byte is most likely cut off: a client that comes back may take over.
 _SILENT_SECONDS = 2.0
-_MAX_NOTE_BYTES = 8 * 1024
 
 
 class Uploads:
     """Sessions over the transfers' disks and ledger. `lease` in seconds; `scratch_disk` takes partial uploads."""
 
     def __init__(self, transfers: Transfers, *, lease: float = LEASE_SECONDS, scratch_disk: str = "scratch") -> None:
-        self.transfers, self.lease, self._scratch = transfers, lease, scratch_disk
+        self.transfers, self.lease = transfers, lease
         self.wait = rows.WAIT_SECONDS
         self.hashes = RunningHashes()
         self.finisher = Finisher(transfers, self.hashes, self.keep, lease / 3)
+        self.opener = Opener(self, scratch_disk)
         self._recent = Recent()
         self._writing: dict[str, Watched] = {}
 
@@ -68,141 +59,21 @@ class Uploads:
 
     def create(self, call: Call, new: NewUpload) -> UploadStatus:
         """See `UploadSessions.create`. `new.disk` is the name of a disk."""
-        session, receipt = self.open(call, new, _kind(new))
+        session, receipt = self.opener.open(call, new, kind_of(new))
         return status_of(session, receipt)
-
-    def open(
-        self, call: Call, new: NewUpload, kind: str, *, sources: list[str] | None = None, again: bool = False
-    ) -> tuple[UploadSession, Receipt | None]:
-        """Open a session of any kind, or find the one that its idempotency key opened. `again`: it was tried before."""
-        _check(new)
-        key = keys.key_of(call.principal.username, new.idempotency_key)
-        payload = keys.payload_of(new, sources)
-        if key and (known := keys.find(key, payload, self.transfers.clock())) is not None:
-            return self._known(call, known, new)
-        upload_id = uuid.uuid4().hex
-        where = self._place(new, upload_id)
-        now = self.transfers.clock()
-        session = rows.new_row(
-            upload_id=upload_id,
-            file_id=upload_id,  # so that who holds the path leads to the session
-            tracking_id=uuid.uuid4().hex,
-            disk=where.disk,
-            path=where.path,
-            state=State.INTENT,
-            kind=kind,
-            owner=call.principal.username,
-            created_at=now,
-            expires_at=int(now + rows.SESSION_SECONDS),
-            hold_until=now + PATH_HOLD_SECONDS,
-            lease_until=now + self.lease,  # until it is open
-            part_bytes=direct.part_bytes(new),
-            size=new.size,
-            sha256=new.sha256,
-            note=dict(new.note) or None,
-            sources=sources,
-        )
-        saved = keys.saved(key, payload, session) if key else None
-
-        def also(transaction: TransactWrite) -> None:
-            transaction.save(session)
-            if saved is not None:
-                saved(transaction)
-
-        try:
-            file, intent = self.transfers.announce(
-                call,
-                where,
-                action_of(new.size),
-                if_absent=new.if_absent,
-                hold_seconds=PATH_HOLD_SECONDS,
-                upload_id=upload_id,
-                size=new.size,
-                file_id=session.file_id,
-                tracking_id=session.tracking_id,
-                also=also,
-                unplaced=new.partial,
-            )
-        except (FileExists, UploadInProgress) as refused:
-            # The same creation, sent twice at once: the other one was first.
-            if key and (known := keys.find(key, payload, now)) is not None:
-                return self._known(call, known, new)
-            if not again and isinstance(refused, UploadInProgress) and self._cleared(call, where):
-                return self.open(call, new, kind, sources=sources, again=True)
-            raise
-        try:
-            self._begin(session, where)
-        except LeaseLost:  # who took over goes on with it, or has ended it
-            raise
-        except BaseException as error:
-            self.transfers.withdraw(file, intent, error, 0, also=rows.ended(session, State.FAILED))
-            raise
-        receipt = self.settle(call, upload_id) if new.size == 0 and kind != Kind.DIRECT else None
-        return (session, receipt) if receipt is None else (rows.get(upload_id, call.principal), receipt)
-
-    def _cleared(self, call: Call, where: Placement) -> bool:
-        """Whether an upload of the same sender that never got a byte has made way for the next attempt.
-
-        A client whose creation was answered into a broken connection knows no address of it, and creates again. (Going on
-        with the old one instead could mix two files that differ only in their bytes.)
-        """
-        claim = self.transfers.registry.claim(where.disk, where.path)
-        try:
-            old = rows.get(claim.pending, call.principal) if claim is not None and claim.pending else None
-            if (
-                old is None
-                or not old.note
-                or int(old.offset)
-                or old.kind != Kind.STREAM
-                or old.owner != call.principal.username
-            ):
-                return False
-            old = self.take(call, old.upload_id, (State.INTENT, State.OPEN), offset=0, wait=0)
-        except DepotError:
-            return False
-        with rows.released(old):
-            self.discard(old, State.ABORTED, UploadStateConflict("Its sender began the upload anew."))
-        return True
-
-    def _begin(self, session: UploadSession, where: Placement) -> None:
-        storage = self.transfers.disk(where.disk)
-        handle = storage.create_parts(where.path, where.content_type, where.metadata)
-        try:
-            rows.opened(session, handle)
-        except LeaseLost:
-            storage.abort_parts(where.path, handle)  # the one that the row names, if any, is another
-            raise
-
-    def _known(self, call: Call, upload_id: str, new: NewUpload) -> tuple[UploadSession, Receipt | None]:
-        session = rows.get(upload_id, call.principal)
-        if session.state == State.INTENT:
-            # A crash before it was open; or the call that opens it is still at it, and holds it.
-            session = self.take(call, upload_id, (State.INTENT, State.OPEN))
-            with rows.released(session):
-                if session.state == State.INTENT:
-                    self._begin(session, self._place(new, upload_id))
-        if _all_there(session):  # whose sender may take it for finished, so it has to be
-            receipt = self.settle(call, upload_id)
-            return rows.get(upload_id, call.principal), receipt
-        return session, self.finisher.receipt(session) if session.state == State.AVAILABLE else None
-
-    def _place(self, new: NewUpload, upload_id: str) -> Placement:
-        if not new.partial:
-            return place(new.disk, new.path, content_type=new.content_type, metadata=new.metadata)
-        metadata = {**new.metadata, "purpose": Purpose.SCRATCH.value}
-        return place(self._scratch, f"scratch/concat_{upload_id}/part", metadata=metadata)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def status(self, call: Call, upload_id: str, *, settle: bool = False) -> UploadStatus:
         """See `UploadSessions.status`."""
         session = rows.get(upload_id, call.principal)
-        if settle and _all_there(session) and not rows.is_over(session, self.transfers.clock()):
+        if settle and all_there(session) and not rows.is_over(session, self.transfers.clock()):
             receipt = self.settle(call, upload_id)
             return status_of(rows.get(upload_id, call.principal), receipt)
-        return status_of(session, self._finished(session))
+        return status_of(session, self.finished(session))
 
-    def _finished(self, session: UploadSession) -> Receipt | None:
+    def finished(self, session: UploadSession) -> Receipt | None:
+        """The receipt of a session that is finished, else None."""
         return self.finisher.receipt(session) if session.state == State.AVAILABLE else None
 
     # --- bytes --------------------------------------------------------------------------------------------------------
@@ -319,7 +190,7 @@ class Uploads:
             session = self.take(call, upload_id, (State.OPEN, State.COMPLETING))
         except UploadStateConflict:
             # The call that brought the last bytes has finished it since we looked.
-            receipt = self._finished(rows.get(upload_id, call.principal))
+            receipt = self.finished(rows.get(upload_id, call.principal))
             if receipt is None:
                 raise
             return receipt
@@ -449,24 +320,3 @@ def status_of(session: UploadSession, receipt: Receipt | None) -> UploadStatus:
         note=session.note or {},
         receipt=receipt,
     )
-
-
-def _all_there(session: UploadSession) -> bool:
-    return (
-        session.state in (State.OPEN, State.COMPLETING)
-        and session.kind in (Kind.STREAM, Kind.PARTIAL)
-        and int(session.offset) == rows.size_of(session)
-    )
-
-
-def _kind(new: NewUpload) -> str:
-    if new.partial and new.direct:
-        raise InvalidRequest("A partial upload cannot be a direct one.")
-    return Kind.PARTIAL if new.partial else Kind.DIRECT if new.direct else Kind.STREAM
-
-
-def _check(new: NewUpload) -> None:
-    if new.size is not None and new.size < 0:
-        raise InvalidRequest("size must be a whole number of bytes, or left out.")
-    if len(json.dumps(dict(new.note)).encode()) > _MAX_NOTE_BYTES:
-        raise InvalidRequest(f"The metadata of an upload takes at most {_MAX_NOTE_BYTES} bytes.")

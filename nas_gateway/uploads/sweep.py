@@ -32,8 +32,9 @@ from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.uploads import rows
 from nas_gateway.uploads.concatenation import Concatenation
 from nas_gateway.uploads.left_open import LeftOpen
+from nas_gateway.uploads.opening import PATH_HOLD_SECONDS
 from nas_gateway.uploads.report import Finding, Report, Rule
-from nas_gateway.uploads.service import PATH_HOLD_SECONDS, Uploads
+from nas_gateway.uploads.service import Uploads
 from nas_gateway.uploads.strays import Strays, take_idle
 from nas_gateway.uploads.tables import Kind, UploadSession
 
