@@ -14,16 +14,16 @@ ARGS ?=
 T ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench package test-slow test-nas lock clean dev
+.PHONY: help run test check lint types bench package test-slow test-clients test-nas lock clean dev
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run ## start everything on this machine (web tier on http://127.0.0.1:8000); Ctrl-C stops it
 	@exec $(VENV)/bin/depot up $(ARGS)
 
 test: $(VENV)/.dev ## unit and functional tests, without the slow ones (under 3 minutes, loopback only)
-	@$(PY) -m pytest -m "not slow and not nas" $(T)
+	@$(PY) -m pytest -m "not slow and not nas and not clients" $(T)
 
 check: lint types test ## everything a change must pass
 
@@ -42,7 +42,10 @@ package: $(VENV)/.run ## dist/web.zip and dist/services.zip for AWS Lambda
 	@$(PY) -m infra.package $(ARGS)
 
 test-slow: $(VENV)/.dev ## large files, strace, kill loops
-	@$(PY) -m pytest -m "slow and not nas" tests $(T)
+	@$(PY) -m pytest -m "slow and not nas and not clients" tests $(T)
+
+test-clients: $(VENV)/.dev ## other people's tus clients through both tiers (needs node 18 or newer and npm)
+	@$(PY) -m pytest -m clients tests/integration $(T)
 
 test-nas: $(VENV)/.dev ## the functional and integration suites against Ceph RGW (installs it on Debian, as root)
 	@infra/local/test-nas $(PY) $(T)

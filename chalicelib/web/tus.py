@@ -118,7 +118,11 @@ class _Upload(TusCall):
         )
 
     def _new_partial(self, principal: Principal, size: int | None) -> NewUpload:
-        """Bytes for a later final upload: clients send no metadata with them, so any right to upload will do."""
+        """Bytes for a later final upload: clients send no metadata with them, so any right to upload will do.
+
+        `Idempotency-Key` is not looked at: tus-js-client sends the same headers with all partial uploads of a file, and
+        those of one size would become one upload.
+        """
         if principal.scope(Permission.UPLOAD) == frozenset():
             principal.require(Permission.UPLOAD, None)  # raises, and has it recorded
         raw = self.headers.get("upload-metadata", "")
@@ -126,7 +130,6 @@ class _Upload(TusCall):
         return NewUpload(
             disk=storage_for("scratch").disk,
             size=size,
-            idempotency_key=tus.idempotency_key(self.headers),
             note=self._note(raw),
             partial=True,
         )
