@@ -19,6 +19,7 @@ from chalicelib.limits import (
     BODY_STALL_SECONDS,
     HEADER_TIMEOUT_SECONDS,
     LEASE_SECONDS,
+    LEDGER_RETENTION_DAYS,
     MAX_OBJECT_BYTES,
     SWEEP_GRACE_SECONDS,
 )
@@ -118,6 +119,10 @@ class Settings:
     services_timeout: float = 120.0
     services_ca_bundle: str | None = None
     cors_origins: frozenset[str] = frozenset()
+    ledger_signing_key: Secret = field(default_factory=lambda: Secret(""))
+    ledger_signing_key_file: str = ""
+    ledger_checkpoints: DiskConfig | None = None
+    ledger_retention_days: int = LEDGER_RETENTION_DAYS
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -136,7 +141,7 @@ class _Parser:
         disks = self.disks(role)
         self.check_public_endpoints(disks, production)
         keys = self.api_keys(role, production)
-        names = self.disk_names(role, disks)
+        names: dict[str, Any] = {**self.disk_names(role, disks), **self.ledger(role, production)}
         return Settings(
             role=role,
             production=production,
@@ -231,6 +236,39 @@ class _Parser:
             self.weak(f"SESSION_SECRET should be at least {MIN_SECRET_CHARS} characters", production)
         return Secret(value)
 
+    def ledger(self, role: Role, production: bool) -> dict[str, Any]:
+        """The signing key and the store of checkpoints: the services tier's. The web tier must not have them."""
+        if role is Role.WEB:
+            return {}
+        key, file = self.env.get("LEDGER_SIGNING_KEY", "").strip(), self.env.get("LEDGER_SIGNING_KEY_FILE", "").strip()
+        bucket = self.env.get("LEDGER_CHECKPOINT_BUCKET", "").strip()
+        folder = self.env.get("LEDGER_CHECKPOINT_DIR", "").strip()
+        for one, other, names in (
+            (key, file, "LEDGER_SIGNING_KEY and LEDGER_SIGNING_KEY_FILE"),
+            (bucket, folder, "LEDGER_CHECKPOINT_BUCKET and LEDGER_CHECKPOINT_DIR"),
+        ):
+            if one and other:
+                raise SettingsError(f"{names} exclude each other: set one")
+        for name, path in (("LEDGER_SIGNING_KEY_FILE", file), ("LEDGER_CHECKPOINT_DIR", folder)):
+            if path and not path.startswith("/"):
+                raise SettingsError(f"{name} must be an absolute path")
+        if production and not ((key or file) and (bucket or folder)):
+            self.warnings.append(
+                "The ledger gets no signed checkpoints: set LEDGER_SIGNING_KEY_FILE (or LEDGER_SIGNING_KEY), and "
+                "LEDGER_CHECKPOINT_BUCKET or LEDGER_CHECKPOINT_DIR"
+            )
+        store = None
+        if bucket:
+            store = self.disk("ledger-checkpoints", {"driver": "s3", "bucket": bucket, "public_endpoint": ""})
+        elif folder:
+            store = DiskConfig("ledger-checkpoints", "local", root=folder.rstrip("/"))
+        return {
+            "ledger_signing_key": Secret(key),
+            "ledger_signing_key_file": file,
+            "ledger_checkpoints": store,
+            "ledger_retention_days": int(self.number("LEDGER_CHECKPOINT_DAYS", LEDGER_RETENTION_DAYS)),
+        }
+
     def weak(self, line: str, production: bool) -> None:
         if production:
             raise SettingsError(line.replace(" should be ", " must be ") + " in production")
@@ -295,12 +333,12 @@ class _Parser:
             for outer in disks.values():
                 same = (inner.driver, inner.endpoint, inner.bucket) == (outer.driver, outer.endpoint, outer.bucket)
                 at, root = f"{inner.prefix or inner.root}/", f"{outer.prefix or outer.root}/".lstrip("/")
-                if inner.name != outer.name and inner.driver in ("s3", "local") and same:
-                    if at.lstrip("/").startswith(root) and at.lstrip("/") != root:
-                        raise SettingsError(
-                            f"STORAGE_CONFIG disk {inner.name!r} lies inside disk {outer.name!r}: give each a folder or "
-                            "prefix of its own"
-                        )
+                inside = at.lstrip("/").startswith(root) and at.lstrip("/") != root
+                if inner.name != outer.name and inner.driver in ("s3", "local") and same and inside:
+                    raise SettingsError(
+                        f"STORAGE_CONFIG disk {inner.name!r} lies inside disk {outer.name!r}: give each a folder or "
+                        "prefix of its own"
+                    )
 
     def disk(self, name: str, value: Any) -> DiskConfig:
         where = f"STORAGE_CONFIG disk {name!r}"

@@ -51,6 +51,14 @@ def connection(model: type[Model]) -> Connection:
     return model._get_connection().connection
 
 
+def code_of(error: PynamoDBException) -> str | None:
+    """DynamoDB's code for a refusal; None where no answer came.
+
+    (PynamoDB's own `cause_response_code` raises `AttributeError` after a time-out: botocore's `response` is None then.)
+    """
+    return error.cause_response_code if getattr(error.cause, "response", None) else None
+
+
 def create(*models: type[Model]) -> list[str]:
     """Create the tables that are not there yet (on-demand capacity); the names of those it made."""
     made = []

@@ -278,6 +278,13 @@ class LedgerUnavailable(DepotError):
     default = "The tracking ledger cannot be written, so no file may move. Nothing was kept; try again in a while."
 
 
+class LedgerBroken(DepotError):
+    """A chain does not verify, or does not go on from its last checkpoint. An alarm, never to be passed over."""
+
+    code = "ledger_broken"
+    default = "The ledger does not verify. Nothing was signed; the operator has to look into it."
+
+
 class ServicesUnavailable(DepotError):
     code, status, retryable = "services_unavailable", 503, True
     default = "The services tier does not answer. Nothing was kept; try again in a while."

@@ -52,7 +52,11 @@ MAX_HEADER_BYTES = 64 * KIB
 
 # Design, section 5.
 LEASE_SECONDS = 60
+# The sweep leaves alone what changed less than a lease and this long ago: clocks that differ, a writer that was held up.
+SWEEP_GRACE_SECONDS = 5 * 60
 PRESIGN_MAX_SECONDS = 15 * 60
+# 45 CFR 164.316(b)(2)(i): documentation is retained for six years; two of them have a leap day, at most.
+LEDGER_RETENTION_DAYS = 6 * 365 + 2
 
 
 def part_bytes_for(size: int | None) -> int:

@@ -30,6 +30,7 @@ ALLOWED_KEYS = frozenset(
     bytes_in bytes_out size offset length count total skipped failed deleted found parts
     duration_ms latency_ms timeout_ms age_seconds hours
     landlock landlock_abi rlimit_fsize write_attempts action outcome state rule setting version
+    shard seq checkpoint
     """.split()  # noqa: SIM905 -- one key a line would hide the groups
 )
 _MAX_TEXT = 200  # characters of one logged string; a longer one is no id

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from chalicelib.limits import LEDGER_RETENTION_DAYS
+
 # Seconds-since-epoch attributes that DynamoDB's TTL may expire rows by: table suffix -> attribute.
 TTL = {"sessions": "expires_at"}
 
@@ -18,6 +20,7 @@ PARAMETERS = (
     ("INTERNAL_API_KEY", "InternalApiKey", True, ("web", "services", "dev"), "The tiers' shared key, 64 hex digits"),
     ("SESSION_SECRET", "SessionSecret", True, ("web", "services", "dev"), "Signs sessions, 64 hex digits"),
     ("SERVICES_URL", "ServicesUrl", False, _WEB, "Where the services tier answers, https://"),
+    ("LEDGER_SIGNING_KEY", "LedgerSigningKey", True, _SERVICES, "Signs the ledger's checkpoints: base64 of 32 bytes"),
     ("STORAGE_CONFIG", "StorageConfig", False, _SERVICES, "The disks, JSON; S3 keys are better left to the role"),
 )
 
@@ -32,6 +35,8 @@ def template(stage: str, prefix: str, models: Iterable[type[Any]], *, bucket: bo
     resources = {_logical_id(model): table(model, prefix) for model in models}
     if bucket:
         resources["NasBucket"] = nas_bucket(prefix)
+        resources["LedgerBucket"] = ledger_bucket(prefix)
+        variables["LEDGER_CHECKPOINT_BUCKET"] = {"Ref": "LedgerBucket"}
     return {
         "Parameters": parameters,
         # SAM applies Globals to every function, the scheduled ones too.
@@ -70,6 +75,25 @@ def table(model: type[Any], prefix: str) -> dict[str, Any]:
         "UpdateReplacePolicy": "Retain",
         "Properties": properties,
     }
+
+
+def ledger_bucket(prefix: str) -> dict[str, Any]:
+    """Where the ledger's checkpoints go: private, encrypted, and what is in it can be neither changed nor removed.
+
+    Depot asks for the lock with every object; the default is for whatever else is put there.
+    """
+    bucket = nas_bucket(prefix)
+    del bucket["Properties"]["LifecycleConfiguration"]
+    bucket["Properties"] |= {
+        "BucketName": {"Fn::Sub": f"{prefix}-ledger-${{AWS::AccountId}}-${{AWS::Region}}"},
+        "ObjectLockEnabled": True,
+        "ObjectLockConfiguration": {
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": LEDGER_RETENTION_DAYS}},
+        },
+        "VersioningConfiguration": {"Status": "Enabled"},
+    }
+    return bucket
 
 
 def nas_bucket(prefix: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ made at import time.
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pynamodb.models import Model
 
@@ -14,7 +16,7 @@ from chalicelib import context, dynamo, observability
 from chalicelib.auth import tables as auth_tables
 from chalicelib.auth.sessions import Sessions
 from chalicelib.config import Role, Settings
-from chalicelib.errors import SecurityError
+from chalicelib.errors import SecurityError, SettingsError
 from chalicelib.storage.base import PartStorage, Storage
 from chalicelib.storage.manager import StorageManager
 from nas_gateway import drivers
@@ -34,6 +36,11 @@ from nas_gateway.uploads.direct import Direct
 from nas_gateway.uploads.local import LocalUploadSessions
 from nas_gateway.uploads.service import Uploads
 from nas_gateway.uploads.sweep import Sweep
+
+if TYPE_CHECKING:
+    from nas_gateway.ledger.checkpoints import Checkpointer
+    from nas_gateway.ledger.signing import SigningKey
+    from nas_gateway.ledger.stores import CheckpointStore
 
 MODELS: list[type[Model]] = [*file_tables.MODELS, *upload_tables.MODELS, *ledger_tables.MODELS]
 
@@ -93,6 +100,49 @@ def sweep(settings: Settings) -> Sweep:
     """The sweep over every disk, for `depot sweep` and the schedule."""
     made = gateway(settings)
     return Sweep(made.uploads, made.concatenation, list(settings.disks), grace=settings.sweep_grace_seconds)
+
+
+def checkpoint_store(settings: Settings) -> CheckpointStore:
+    """Where the ledger's checkpoints are kept. Raises `SettingsError` when the settings name no place."""
+    from nas_gateway.ledger.stores import AppendedFile, LockedBucket
+
+    place = settings.ledger_checkpoints
+    if place is None:
+        raise SettingsError("LEDGER_CHECKPOINT_BUCKET or LEDGER_CHECKPOINT_DIR required: where checkpoints are kept")
+    if place.driver == "local":
+        return AppendedFile(Path(place.root))
+    from nas_gateway.drivers.s3_client import make_client
+
+    return LockedBucket(make_client(place), place.bucket, settings.ledger_retention_days)
+
+
+def signing_key(settings: Settings) -> SigningKey:
+    """The key that signs checkpoints; read anew at each call. Development makes one where its file is missing.
+
+    Raises `SettingsError`.
+    """
+    from nas_gateway.ledger import signing
+
+    if text := settings.ledger_signing_key.reveal():
+        return signing.SigningKey.parse(text, "LEDGER_SIGNING_KEY")
+    if settings.ledger_signing_key_file:
+        return signing.load(Path(settings.ledger_signing_key_file), make=not settings.production)
+    raise SettingsError("LEDGER_SIGNING_KEY_FILE or LEDGER_SIGNING_KEY required: what signs the ledger's checkpoints")
+
+
+def checkpointer(settings: Settings) -> Checkpointer:
+    """What signs a checkpoint of the ledger: `run()`, for the schedule and `depot ledger checkpoint`."""
+    from nas_gateway.ledger.checkpoints import Checkpointer
+
+    bind_ledger(settings)
+    return Checkpointer(checkpoint_store(settings), signing_key(settings))
+
+
+def bind_ledger(settings: Settings) -> None:
+    """Point the ledger's tables at the settings', for who only reads them. Raises `SecurityError` in the web role."""
+    if settings.role is Role.WEB:
+        raise SecurityError("Web server must use remote storage for PHI operations")
+    dynamo.bind(settings.table_prefix, settings.aws_region, *ledger_tables.MODELS)
 
 
 def current_call(made: Gateway) -> Call:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from pynamodb.exceptions import DoesNotExist, PynamoDBException, UpdateError
 
+from chalicelib import dynamo
 from chalicelib.auth import users
 from chalicelib.auth.policy import Principal
 from chalicelib.auth.tables import SessionRow, User
@@ -80,7 +81,7 @@ class Sessions:
         try:
             row.update([SessionRow.last_seen.set(now)], condition=SessionRow.key.exists())
         except UpdateError as error:
-            if error.cause_response_code == "ConditionalCheckFailedException":  # signed out meanwhile
+            if dynamo.code_of(error) == "ConditionalCheckFailedException":  # signed out meanwhile
                 raise NotSignedIn("The session has ended. Sign in again.") from None
             raise LedgerUnavailable("The session table cannot be written. Try again in a while.") from error
 

@@ -12,6 +12,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from pynamodb.exceptions import DoesNotExist, PutError, PynamoDBException, UpdateError
 from pynamodb.expressions.update import Action
 
+from chalicelib import dynamo
 from chalicelib.auth.policy import ROLES
 from chalicelib.auth.tables import User
 from chalicelib.errors import BadCredentials, InvalidRequest, LedgerUnavailable, TooManyRequests
@@ -52,7 +53,7 @@ def create_user(username: str, role: str, cohorts: Iterable[str] = (), password:
     try:
         row.save(User.username.does_not_exist())
     except PutError as error:
-        if error.cause_response_code == "ConditionalCheckFailedException":
+        if dynamo.code_of(error) == "ConditionalCheckFailedException":
             raise InvalidRequest("A user of that name exists already.") from None
         raise LedgerUnavailable("The user table cannot be written. Try again in a while.") from error
     return password

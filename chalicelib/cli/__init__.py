@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-# Exit codes: 0 done, 1 a check failed, 2 bad usage or bad settings (as argparse has it), 130 interrupted.
+# Exit codes: 0 done, 1 a check or a transfer failed, 2 bad usage or bad settings (as argparse has it), 3 a transfer was
+# refused for who is asking, 130 interrupted.
 BAD_SETTINGS, INTERRUPTED = 2, 130
 
 MIN_PYTHON = (3, 11)
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line, for `main` and for the documentation."""
-    from chalicelib.cli import manage, serve, two_server, up
+    from chalicelib.cli import ledger, manage, serve, sweep, transfer, two_server, up
 
     top = argparse.ArgumentParser(
         prog="depot",
@@ -46,6 +47,6 @@ def parser() -> argparse.ArgumentParser:
         epilog="'depot COMMAND --help' explains one command.",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (up, serve, two_server, manage):
+    for module in (up, serve, two_server, transfer, sweep, ledger, manage):
         module.register(commands)
     return top

@@ -13,6 +13,7 @@ from chalicelib.errors import SettingsError
 
 # What only the services tier may know. The web tier's process forgets them before it imports anything that could look.
 NAS_NAMES = ("STORAGE_CONFIG", "NAS_WORKSPACE_PATH", "NAS_PUBLIC_ENDPOINT", "DEPOT_NAS_DIR")
+NAS_PREFIXES = ("S3_", "LEDGER_SIGNING_", "LEDGER_CHECKPOINT_")
 DEFAULT_PORTS = {"web": 8000, "services": 8001, "testing": 8000}
 
 
@@ -62,6 +63,6 @@ def prepare(role: str | None, environ: MutableMapping[str, str]) -> str:
         environ["SERVER_ROLE"] = role
     role = environ.get("SERVER_ROLE", "").strip().lower()
     if role == "web":
-        for name in [name for name in environ if name in NAS_NAMES or name.startswith("S3_")]:
+        for name in [name for name in environ if name in NAS_NAMES or name.startswith(NAS_PREFIXES)]:
             del environ[name]
     return role

@@ -10,7 +10,7 @@ from pathlib import Path
 DISKS = ("submissions", "workspace", "scratch")
 
 # Names that decide what a process can reach. They are never inherited: each process gets exactly its own.
-_OWN_PREFIXES = ("AWS_", "S3_", "NAS")
+_OWN_PREFIXES = ("AWS_", "S3_", "NAS", "LEDGER_")
 _OWN_NAMES = frozenset(
     {
         "SERVER_ROLE", "SERVICES_URL", "STORAGE_CONFIG", "INTERNAL_API_KEY", "SESSION_SECRET", "LEDGER_TABLE_PREFIX",
@@ -116,6 +116,14 @@ def services(
         env |= {"S3_ACCESS_KEY": store.access_key, "S3_SECRET_KEY": store.secret_key}
         env |= {"NAS_PUBLIC_ENDPOINT": store.public_endpoint} if store.public_endpoint else {}
     return env
+
+
+def ledger(folder: Path) -> dict[str, str]:
+    """Where the services tier keeps the ledger's signing key (made at its first use) and the signed checkpoints."""
+    return {
+        "LEDGER_SIGNING_KEY_FILE": str(folder / "signing-key.pem"),
+        "LEDGER_CHECKPOINT_DIR": str(folder / "checkpoints"),
+    }
 
 
 def exported(services_env: Mapping[str, str], where: Addresses) -> dict[str, str]:

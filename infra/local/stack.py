@@ -101,6 +101,7 @@ class Stack:
             self._make_nas_folders()
         services_env = environment.services(where, kept, options.table_prefix, options.nas_dir, store)
 
+        services_env |= environment.ledger(self._state.path / "ledger")
         self._spawn(
             "aws", [sys.executable, "-m", "ministack"], environment.embedded_aws(where, self._state.path / "aws")
         )

@@ -6,9 +6,10 @@ To a user, a file of another cohort, and one that no row knows, is not there. Im
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from chalicelib.auth.policy import SERVICE, Permission, Principal
-from chalicelib.errors import FileMissing
+from chalicelib.errors import FileMissing, Forbidden
 from nas_gateway.files.placement import Placement
 from nas_gateway.files.registry import Registry
 from nas_gateway.files.tables import TrackedFile
@@ -64,16 +65,24 @@ class Access:
             self.deny(call, permission, disk, path, file.cohort)
         return file
 
-    def deny(self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None) -> None:
+    def deny(self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None) -> NoReturn:
+        """Record a refusal, and refuse: raises `Forbidden`. Without a path it is about no one file."""
         self._note(call, permission, disk, path, cohort)
-        call.principal.require(permission, cohort)
-        raise AssertionError("require() must have raised")
+        raise Forbidden
 
-    def _note(self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None) -> None:
+    def hide(self, call: Call, permission: Permission, file: TrackedFile) -> NoReturn:
+        """Record a refusal, and say that there is no such file: raises `FileMissing`."""
+        self._note(call, permission, file.disk, file.path, file.cohort, file.file_id)
+        raise FileMissing
+
+    def _note(
+        self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None, file_id: str | None = None
+    ) -> None:
         operation = Operation(
             action=Action.ACCESS_DENIED,
             user=call.principal.username,
             cohort=cohort,
+            file_id=file_id,
             disk=disk,
             file_path=path,
             metadata={"permission": permission.value},

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from chalicelib.auth.policy import Permission
-from chalicelib.errors import Forbidden
 from chalicelib.storage.catalog import FilePage, FileView
 from nas_gateway.files.access import Call
 from nas_gateway.files.tables import TrackedFile
@@ -36,9 +35,9 @@ def view_of(file: TrackedFile) -> FileView:
 
 
 def page_of(transfers: Transfers, call: Call, cohort: str, cursor: str | None, limit: int) -> FilePage:
-    """One page of a cohort's files. Raises `Forbidden`, `InvalidRequest`."""
+    """One page of a cohort's files. Raises `Forbidden` (and records it), `InvalidRequest`."""
     if not call.principal.may(Permission.LIST, cohort):
-        raise Forbidden
+        transfers.access.deny(call, Permission.LIST, "", "", cohort)
     rows, following = transfers.registry.listed(cohort, cursor, limit)
     return FilePage([view_of(row) for row in rows], following)
 

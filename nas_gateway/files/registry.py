@@ -10,14 +10,16 @@ import base64
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pynamodb.exceptions import DoesNotExist, PynamoDBException, UpdateError
+from pynamodb.exceptions import DoesNotExist, PynamoDBException, TransactWriteError, UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.transactions import TransactWrite
 
+from chalicelib import dynamo
 from chalicelib.errors import (
     FileExists,
     InvalidRequest,
@@ -76,7 +78,7 @@ class Registry:
             files = list(found)
             return files, _encode(found.last_evaluated_key)
         except PynamoDBException as error:
-            if "ValidationException" in str(error.cause_response_code):
+            if "ValidationException" in str(dynamo.code_of(error)):
                 raise InvalidRequest("The cursor is not one of this list's.") from None
             raise LedgerUnavailable from error
 
@@ -155,21 +157,39 @@ class Registry:
 
         return change
 
-    def deleted(self, file: TrackedFile) -> Change:
-        """The file is gone from the NAS: its path is free (change 0, unless an upload to it is under way)."""
+    def deleted(self, file: TrackedFile, *, holder: str | None = None) -> Change:
+        """The file is gone from the NAS: its path is free (change 0, unless an upload to it is under way).
+
+        `holder`: what `hold` took the path with; its hold ends too.
+        """
         now = self._clock()
 
         def change(transaction: TransactWrite) -> None:
-            transaction.update(
-                PathClaim(claim_key(file.disk, file.path)),
-                [PathClaim.file_id.remove()],
-                condition=PathClaim.file_id == file.file_id,
-            )
+            actions: list[Any] = [PathClaim.file_id.remove()]
+            condition: Condition = PathClaim.file_id == file.file_id
+            if holder is not None:
+                actions += [PathClaim.pending.remove(), PathClaim.pending_until.remove()]
+                condition &= PathClaim.pending == holder
+            transaction.update(PathClaim(claim_key(file.disk, file.path)), actions, condition=condition)
             transaction.update(TrackedFile(file.file_id), _gone(State.DELETED, now))
 
         return change
 
     # --- holds -----------------------------------------------------------------------------------------------
+
+    def hold(self, file: TrackedFile, holder: str, hold_seconds: float) -> None:
+        """Keep uploads away from the path of an available file. Raises `UploadInProgress`, also when it is another's now."""
+        now = self._clock()
+        free: Condition = PathClaim.pending.does_not_exist() | (PathClaim.pending_until < now)
+        try:
+            PathClaim(claim_key(file.disk, file.path)).update(
+                [PathClaim.pending.set(holder), PathClaim.pending_until.set(now + hold_seconds)],
+                condition=(PathClaim.file_id == file.file_id) & (free | (PathClaim.pending == holder)),
+            )
+        except UpdateError as error:
+            if dynamo.code_of(error) == "ConditionalCheckFailedException":
+                raise UploadInProgress from None
+            raise LedgerUnavailable from error
 
     def renew(self, file: TrackedFile, hold_seconds: float) -> None:
         """Hold the path longer. Raises `LeaseLost` when another upload has taken it, `LedgerUnavailable`."""
@@ -180,9 +200,28 @@ class Registry:
                 condition=PathClaim.pending == file.file_id,
             )
         except UpdateError as error:
-            if error.cause_response_code == "ConditionalCheckFailedException":
+            if dynamo.code_of(error) == "ConditionalCheckFailedException":
                 raise LeaseLost from None
             raise LedgerUnavailable from error
+
+
+def commit(*changes: Change) -> None:
+    """Write changes whose event the ledger holds already (a crash, or a race, kept them out of its transaction).
+
+    Raises `LeaseLost` when one is refused, `LedgerUnavailable`.
+    """
+    try:
+        with TransactWrite(
+            connection=dynamo.connection(TrackedFile), client_request_token=uuid.uuid4().hex
+        ) as transaction:
+            for change in changes:
+                change(transaction)
+    except TransactWriteError as error:
+        if any(reason is not None and reason.code == "ConditionalCheckFailed" for reason in error.cancellation_reasons):
+            raise LeaseLost from None
+        raise LedgerUnavailable from error
+    except PynamoDBException as error:
+        raise LedgerUnavailable from error
 
 
 def _gone(state: str, now: float) -> list[Any]:

@@ -191,12 +191,33 @@ class Transfers:
         Where the ledger fails too, the open intent stays behind as the trace; the sweeper settles it.
         """
         try:
-            changes = _both(self.registry.withdrawn(file, state), also)
-            self.ledger.finish(intent, Outcome.FAILED, bytes_transferred=moved, error=error, changes=changes)
-        except ChangeRefused:  # the path changed hands between reading and writing: it is no longer ours to release
-            self._finish_quietly(intent, error, moved)
+            self.end(file, intent, error, moved, state=state, also=also)
         except DepotError as failure:
             _unrecorded(failure, intent)
+
+    def end(
+        self,
+        file: TrackedFile,
+        intent: Intent,
+        error: BaseException,
+        moved: int,
+        *,
+        state: str,
+        also: Change | None,
+    ) -> None:
+        """As `withdraw`, but raises `LedgerUnavailable`, and `LeaseLost` when a change of `also` was refused.
+
+        Nothing was recorded then.
+        """
+        while True:
+            changes = _both(self.registry.withdrawn(file, state), also)
+            try:
+                self.ledger.finish(intent, Outcome.FAILED, bytes_transferred=moved, error=error, changes=changes)
+            except ChangeRefused as refused:
+                if refused.index:  # not the path's own row: somebody else goes on with this very upload
+                    raise LeaseLost from None
+                continue  # the path changed hands between reading and writing: it is no longer ours to release
+            return
 
     # --- download --------------------------------------------------------------------------------------------
 
@@ -241,10 +262,12 @@ class Transfers:
         return self.disk(disk).exists(path)
 
     def file(self, call: Call, file_id: str) -> TrackedFile:
-        """An available file by its id. One of another cohort is `FileMissing`, not `Forbidden`."""
+        """An available file by its id. One of another cohort is `FileMissing`, not `Forbidden`, and recorded."""
         file = self.registry.get(file_id)
-        if file is None or file.state != State.AVAILABLE or not call.principal.may(Permission.LIST, file.cohort):
+        if file is None or file.state != State.AVAILABLE:
             raise FileMissing
+        if not call.principal.may(Permission.LIST, file.cohort):
+            self.access.hide(call, Permission.LIST, file)
         return file
 
     def temporary_files(self, *, created_before: float, limit: int) -> list[TrackedFile]:

@@ -1,34 +1,18 @@
-"""Checking hash chains: streaming, in constant memory, with nothing but the standard library below it.
+"""Checking events that are at hand as objects, such as an API's answer. Whole exports are `verify`'s.
 
-Used by tests and by the offline verifier; imports only `events`.
+Used by tests and by whoever reads events; imports only `events` and `verify`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from nas_gateway.ledger.events import GENESIS, SHARDS, VERSION, digest
+from nas_gateway.ledger.events import SHARDS, VERSION, digest
+from nas_gateway.ledger.verify import EMPTY, Fault, Head
 
-
-class Head(NamedTuple):
-    """The last event of a shard: its number and its hash. `(0, GENESIS)` before the first."""
-
-    seq: int
-    hash: str
-
-
-EMPTY = Head(0, GENESIS)
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """The first bad event: where it stands and what is wrong with it. Holds nothing of the event's content."""
-
-    shard: int
-    seq: int
-    reason: str
+__all__ = ["EMPTY", "ChainReport", "Fault", "Head", "verify_chain"]
 
 
 @dataclass(slots=True)

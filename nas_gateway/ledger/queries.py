@@ -28,6 +28,8 @@ MAX_LIMIT: Final = 1000
 # that matches little, or a stretch of days without events.
 MAX_QUERIES: Final = 32
 FILTERED_PAGE: Final = 500
+# Who asks from longer ago than this is first led to where the ledger begins: a day without events costs a query, too.
+LONG_WALK_DAYS: Final = 64
 # The index that narrows most comes first; what is also asked for filters.
 _SELECTORS: Final = ("tracking_id", "file_id", "user", "cohort", "action")
 _AT_KEY: Final = re.compile(r"(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d\.\d{6}Z#(\d\d)-(\d{15})")
@@ -68,6 +70,8 @@ def query(
         filters["outcome"] = str(Outcome(outcome))
     if selector is None and since is None:
         raise InvalidRequest("Ask by file_id, cohort, user, action, tracking_id or since.")
+    if selector is None and outcome in (Outcome.FAILED, Outcome.UNKNOWN):
+        return _Walk("failed_day", since, until, filters, limit).days(cursor)  # the filter tells the two apart
     walk = _Walk(selector or "day", since, until, filters, limit)
     if selector is None:
         return walk.days(cursor)
@@ -150,6 +154,8 @@ class _Walk:
             match = _AT_KEY.fullmatch(place)
             day = _date(match.group(1) if match else place)
             after = place if match else None
+        elif (last - day).days > LONG_WALK_DAYS and (first := self.first_day()) is not None:
+            day = max(day, first)
         while day <= last:
             after = self.partition(day.isoformat(), after)
             if after or (self.full() and day < last):
@@ -157,6 +163,15 @@ class _Walk:
                 return EventPage(self.events, _seal_cursor(place, question))
             day += timedelta(days=1)
         return EventPage(self.events, None)
+
+    def first_day(self) -> date | None:
+        """The day before the ledger's first event (clocks differ), None while there is none. One small read a shard."""
+        self.queries += SHARDS
+        try:
+            firsts = [event.at for shard in range(SHARDS) for event in PHIFileTracking.query(shard, limit=1)]
+        except PynamoDBException as error:
+            raise LedgerUnavailable("The tracking ledger cannot be read. Try again in a while.") from error
+        return min(firsts).astimezone(UTC).date() - timedelta(days=1) if firsts else None
 
     def full(self) -> bool:
         return len(self.events) >= self.limit or self.queries >= MAX_QUERIES

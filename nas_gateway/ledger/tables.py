@@ -21,6 +21,7 @@ from chalicelib.errors import LedgerUnavailable
 from nas_gateway.ledger.events import (
     CLEANED_BY,
     GENESIS,
+    INDEX_ONLY,
     Action,
     Intent,
     Operation,
@@ -125,7 +126,7 @@ class PHIFileTracking(Model):
 
     def to_dict(self) -> dict[str, Any]:
         """The event as `events.canonical` and `chain.verify_chain` take it: plain JSON values, `hash` included."""
-        return plain({name: value for name, value in self.attribute_values.items() if name not in _DERIVED})
+        return plain({name: value for name, value in self.attribute_values.items() if name not in INDEX_ONLY})
 
     @classmethod
     def log_operation(
@@ -188,7 +189,6 @@ class PHIFileTracking(Model):
         return default_ledger().record(operation, Outcome.COMPLETED)
 
 
-_DERIVED = frozenset({"at_key", "day", "failed_day"})
 _TIMES = frozenset(name for name, kind in PHIFileTracking.get_attributes().items() if isinstance(kind, TimeAttribute))
 
 

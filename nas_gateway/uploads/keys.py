@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import NamedTuple
 
 from pynamodb.exceptions import DoesNotExist, PynamoDBException
 from pynamodb.transactions import TransactWrite
@@ -37,37 +38,38 @@ def payload_of(new: NewUpload, sources: list[str] | None) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def find(key: str, payload: str, now: float) -> str | None:
-    """The upload that this key opened, unless that is over without a file. Raises `IdempotencyMismatch`."""
+class Found(NamedTuple):
+    """What a key stands for: the upload that it opened, and the one that it names though that is over without a file."""
+
+    upload_id: str | None = None
+    over: str | None = None
+
+
+def find(key: str, payload: str, now: float) -> Found:
+    """The upload that this key opened. Raises `IdempotencyMismatch`."""
     try:
         row = UploadKey.get(key, consistent_read=True)
     except DoesNotExist:
-        return None
+        return Found()
     except PynamoDBException as error:
         raise LedgerUnavailable from error
     try:
         session = rows.get(row.upload_id, SERVICE)
     except UploadMissing:
-        return None
+        return Found(over=row.upload_id)
     if rows.is_over(session, now):
-        return None
+        return Found(over=row.upload_id)
     if row.payload != payload:
         raise IdempotencyMismatch
-    return str(row.upload_id)
+    return Found(row.upload_id)
 
 
-def saved(key: str, payload: str, session: UploadSession) -> Change:
-    """The change that binds a key to a new session, for the transaction that opens it.
+def saved(key: str, payload: str, session: UploadSession, old: str | None) -> Change:
+    """The change that binds a key to a new session, for the transaction that opens it. `old` is what `find` found over.
 
     Refused when the key was bound since `find` looked: the caller looks again.
     """
     row = UploadKey(key, upload_id=session.upload_id, payload=payload, expires_at=session.expires_at)
-    try:
-        old = UploadKey.get(key, consistent_read=True).upload_id
-    except DoesNotExist:
-        old = None
-    except PynamoDBException as error:
-        raise LedgerUnavailable from error
 
     def change(transaction: TransactWrite) -> None:
         condition = UploadKey.key.does_not_exist() if old is None else UploadKey.upload_id == old

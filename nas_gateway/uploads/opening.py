@@ -41,8 +41,9 @@ class Opener:
         _check(new)
         key = keys.key_of(call.principal.username, new.idempotency_key)
         payload = keys.payload_of(new, sources)
-        if key and (known := keys.find(key, payload, self._transfers.clock())) is not None:
-            return self._known(call, known, new)
+        found = keys.find(key, payload, self._transfers.clock()) if key else keys.Found()
+        if found.upload_id:
+            return self._known(call, found.upload_id, new)
         upload_id = uuid.uuid4().hex
         where = self._place(new, upload_id)
         now = self._transfers.clock()
@@ -65,7 +66,7 @@ class Opener:
             note=dict(new.note) or None,
             sources=sources,
         )
-        saved = keys.saved(key, payload, session) if key else None
+        saved = keys.saved(key, payload, session, found.over) if key else None
 
         def also(transaction: TransactWrite) -> None:
             transaction.save(session)
@@ -88,8 +89,9 @@ class Opener:
             )
         except (FileExists, UploadInProgress) as refused:
             # The same creation, sent twice at once: the other one was first.
-            if key and (known := keys.find(key, payload, now)) is not None:
-                return self._known(call, known, new)
+            found = keys.find(key, payload, now) if key else found
+            if found.upload_id:
+                return self._known(call, found.upload_id, new)
             if not again and isinstance(refused, UploadInProgress) and self._cleared(call, where):
                 return self.open(call, new, kind, sources=sources, again=True)
             raise

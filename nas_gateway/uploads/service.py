@@ -219,7 +219,8 @@ class Uploads:
             if session.kind == Kind.DIRECT:
                 pass  # only the store knows what has arrived
             elif size is None and session.state == State.OPEN:
-                self.declare_size(call, upload_id, int(session.offset))
+                with suppress(UploadStateConflict):  # another call is completing it: `settle` says what came of that
+                    self.declare_size(call, upload_id, int(session.offset))
             elif size is not None and int(session.offset) != size:
                 raise LengthMismatch("The upload is not complete yet. Ask for its status and send the rest.")
             self.settle(call, upload_id, sha256=sha256)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.limits import GIB, MIB
+from tests.support.canaries import Canaries
 from tests.support.client import Client, code, fresh_name, internal, signed_in
 from tests.support.stack import RunningStack, gone, running_stack, wait_until
 
@@ -191,13 +192,16 @@ def test_a_nas_that_is_really_full(tmp_path):
         "sh",
     ]
     with running_stack(tmp_path, nas="local", env={"DEPOT_NAS_DIR": str(nas)}, inside=mounted) as stack:
-        web = signed_in(stack, "admin", stack.document["password"])
-        name = fresh_name()
+        web, canaries = signed_in(stack, "admin", stack.document["password"]), Canaries()
+        name, block = canaries.word("name"), canaries.body("body", MIB)
         for _ in range(2):  # what the first left behind would be in the way of the second
-            full = web.upload((b"x" * MIB for _ in range(64)), name)
+            full = canaries.check(web.upload((block for _ in range(64)), name))
             assert (full.status_code, code(full)) == (507, "storage_full")
         assert web.get("/files", params={"cohort": "VACS"}).json()["files"] == []
         assert web.upload((b"x" * MIB for _ in range(32)), name).status_code == 201
         events = internal(stack).get("/internal/tracking", params={"cohort": "VACS"}).json()["events"]
         assert [event["outcome"] for event in events] == ["intent", "failed", "intent", "failed", "intent", "completed"]
         assert {event.get("error_code") for event in events if event["outcome"] == "failed"} == {"storage_full"}
+        stack.stop()
+        for log in (stack.state_dir / "logs").iterdir():
+            assert canaries.found_in(log.read_bytes()) == [], log.name

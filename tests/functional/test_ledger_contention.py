@@ -32,28 +32,43 @@ def prefix(ministack_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_threads_and_processes_write_at_once(prefix: str, ministack_url: str) -> None:
+    all_write_at_once(prefix, ministack_url, processes=2, threads=4, here=16, events=40, hot=2)
+
+
+@pytest.mark.slow
+def test_64_writers_write_1000_events_each(prefix: str, ministack_url: str) -> None:
+    """None gives up: what waits longer than the ledger's budget for its place is refused (503), so no shard is made hot."""
+    all_write_at_once(prefix, ministack_url, processes=3, threads=16, here=16, events=1000, hot=0)
+
+
+def all_write_at_once(
+    prefix: str, ministack_url: str, *, processes: int, threads: int, here: int, events: int, hot: int
+) -> None:
+    """Each event is there once, and every chain is whole. Of each `hot`, one goes into the same shard."""
     environment = {**CREDENTIALS, "AWS_ENDPOINT_URL_DYNAMODB": ministack_url, "PATH": os.environ.get("PATH", "")}
     others = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.ledger_writer", prefix, "4", "40"],
+            [sys.executable, "-m", "tests.support.ledger_writer", prefix, str(threads), str(events), str(hot)],
             cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
-        for _ in range(2)
+        for _ in range(processes)
     ]  # fmt: skip
     for process in others:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    written = write_all("here", 16, 40)
+    written = write_all("here", here, events, hot)
     for process in others:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60 + events)
         assert process.returncode == 0
         written += output.split()
 
     found = list(all_events())
     assert verify_chain(found).ok
-    assert len(found) == len(written) == (16 + 2 * 4) * 40
+    assert len(found) == len(written) == (here + processes * threads) * events
     assert Counter(event["event_id"] for event in found) == Counter(written)
+    ends = Counter(event["shard"] for event in found)
+    assert {(event["shard"], event["seq"]) for event in found} == {(s, n + 1) for s in ends for n in range(ends[s])}
     assert len({event["shard"] for event in found}) == 16
 
 

@@ -87,6 +87,7 @@ def test_temporary_files_need_no_year_and_type(tus, web, purpose, extra, path):
         ("cohort not-base64!", "not base64"),
         (about() + ",x " + "A" * 4096, "at most 4096 bytes"),
     ],
+    ids=range(16),  # the values hold fresh names, and an id must be the same in every process
 )
 def test_bad_or_missing_metadata_is_refused_at_creation_and_says_which(tus, raw, says):
     answer = tus.create(1, upload_metadata=raw)

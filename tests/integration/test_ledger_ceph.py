@@ -21,7 +21,7 @@ from tests.support.ledger_book import Book, check
 pytestmark = pytest.mark.nas
 
 # Seconds. What is locked in COMPLIANCE mode nobody can remove sooner: long enough for a test, short enough to clean up.
-LOCKED = 5
+LOCKED = 8
 
 
 def soon() -> datetime:

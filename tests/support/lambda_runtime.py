@@ -146,11 +146,9 @@ class ApiGateway:
 
     def call(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
         parts = urlsplit(target)
-        for pattern, resource, methods in self._routes:
-            match = pattern.fullmatch(parts.path)
-            if match and method in methods:
-                break
-        else:
+        matches = ((pattern.fullmatch(parts.path), resource, methods) for pattern, resource, methods in self._routes)
+        match, resource, _ = next((found for found in matches if found[0] and method in found[2]), (None, "", ()))
+        if match is None:
             return 403, {"Content-Type": "application/json"}, b'{"message":"Missing Authentication Token"}'
         try:
             answer = self._function.invoke(self._event(method, parts.path, parts.query, resource, match, headers, body))

@@ -10,6 +10,7 @@ import http.client
 import http.server
 import json
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Fault:
     times: float
     commit: bool  # whether the request reaches the store
     answer: dict[str, Any] | None  # None: the connection breaks
+    silent: bool = False  # rather than breaking, says nothing until the client has had enough
 
     def takes(self, call: Call) -> bool:
         if self.times <= 0 or self.target not in (None, call.target):
@@ -45,6 +47,11 @@ class Fault:
 def drop_reply(target: str, times: float = 1) -> Fault:
     """The store commits, the answer never comes."""
     return Fault(target, times, commit=True, answer=None)
+
+
+def time_out(target: str, times: float = 1) -> Fault:
+    """The store commits, and the client waits in vain for as long as it will."""
+    return Fault(target, times, commit=True, answer=None, silent=True)
 
 
 def drop_request(target: str, times: float = 1) -> Fault:
@@ -89,8 +96,7 @@ class DynamoProxy:
         class Handler(_Handler):
             owner = proxy
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def reset(self) -> None:
@@ -124,6 +130,15 @@ class DynamoProxy:
             return next((fault for fault in self.faults if fault.takes(call)), None) or self.choose(call)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that had enough of waiting has hung up; everything else is news.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -155,7 +170,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 status, answer = reply.status, real
         if fault is not None and fault.answer is None:
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            if fault.silent:
+                self.rfile.read(1)  # until the client closes
+            else:
+                self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(status)
         self.send_header("Content-Type", "application/x-amz-json-1.0")

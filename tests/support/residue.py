@@ -23,11 +23,26 @@ def _local(disk: dict[str, Any]) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} if root.exists() else set()
 
 
-def _s3(disk: dict[str, Any], env: dict[str, str]) -> set[str]:
+def empty_bucket(stack: RunningStack) -> None:
+    """Remove the stack's buckets on a real store, with all that is in them. A folder goes with the test's own."""
+    env = stack.document["env"]
+    disks = [disk for disk in json.loads(env["STORAGE_CONFIG"])["disks"].values() if disk["driver"] == "s3"]
+    for bucket in {disk["bucket"] for disk in disks}:
+        client = _client(disks[0], env)
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+            for upload in page.get("Uploads", ()):
+                client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for item in page.get("Contents", ()):
+                client.delete_object(Bucket=bucket, Key=item["Key"])
+        client.delete_bucket(Bucket=bucket)
+
+
+def _client(disk: dict[str, Any], env: dict[str, str]) -> Any:
     import boto3
     from botocore.config import Config
 
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=disk.get("endpoint") or env["S3_ENDPOINT"],
         aws_access_key_id=disk.get("access_key") or env["S3_ACCESS_KEY"],
@@ -37,6 +52,10 @@ def _s3(disk: dict[str, Any], env: dict[str, str]) -> set[str]:
             signature_version="s3v4", s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
         ),
     )
+
+
+def _s3(disk: dict[str, Any], env: dict[str, str]) -> set[str]:
+    client = _client(disk, env)
     prefix = f"{disk['prefix']}/" if disk.get("prefix") else ""
     keys: set[str] = set()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=disk["bucket"], Prefix=prefix):

@@ -63,7 +63,7 @@ def test_cloudformation_makes_the_same_table_as_the_code(model: Any, monkeypatch
 
 def test_tables_survive_the_stack_and_can_be_restored() -> None:
     resources = template("services", "depot", wiring.MODELS, bucket=True)["Resources"]
-    assert len(resources) == len(wiring.MODELS) + 1
+    assert len(resources) == len(wiring.MODELS) + 2
     for resource in resources.values():
         assert resource["DeletionPolicy"] == "Retain"
         if resource["Type"] == "AWS::DynamoDB::Table":

@@ -153,6 +153,15 @@ def test_a_walk_over_empty_days_stops_and_goes_on(calls: Counter[str], monkeypat
     assert pages == 4
 
 
+@pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
+def test_a_walk_from_long_ago_begins_where_the_ledger_does(calls: Counter[str], outcome: Outcome | None) -> None:
+    page = query(since=START - timedelta(days=4000), until=END, outcome=outcome, limit=1000)
+    assert len(page.events) == (EVENTS if outcome is None else 6)
+    assert page.cursor is None
+    assert calls == {"Query": 16 + 8}  # a shard each, the day before, six days, the one it ends on
+    assert query(since=START - timedelta(days=4000), until=START - timedelta(days=3900)).events == []
+
+
 def test_cursors_hold_no_names_and_fit_their_question_only() -> None:
     cursor = query(cohort="VACS", limit=2).cursor
     assert cursor is not None

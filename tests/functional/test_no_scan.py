@@ -1,0 +1,197 @@
+"""Every route of both tiers is walked once, and DynamoDB is never asked to scan a table.
+
+A route that is not in the walk fails this test: add it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from botocore.client import BaseClient
+
+from tests.support.gateway import ENV
+from tests.support.lambda_events import content
+from tests.support.presigned_app import LambdaApp, presigned_app
+from tests.support.tus_client import CHUNK, metadata
+
+__all__ = ["presigned_app"]
+
+KEY = {"x-api-key": ENV["INTERNAL_API_KEY"]}
+ABOUT = {"cohort": "VACS", "protocol_year": "2024", "file_type": "patient"}
+TUS = {"tus-resumable": "1.0.0"}
+
+
+class Walk:
+    """Calls that must come off, and which routes they were."""
+
+    def __init__(self, app: LambdaApp) -> None:
+        self.app, self.walked = app, set[tuple[str, str]]()
+        self.headers: dict[str, str] = {}
+
+    def __call__(self, method: str, route: str, status: int = 200, **about: Any) -> Any:
+        self.walked.add((method, route))
+        headers = {**self.headers, **about.pop("headers", {})}
+        answer = self.app.call(method, route, headers=headers, **about)
+        assert answer["statusCode"] == status, (method, route, answer["statusCode"], answer["body"][:300])
+        return answer
+
+    def json(self, method: str, route: str, status: int = 200, **about: Any) -> Any:
+        return json.loads(content(self(method, route, status, **about)))
+
+
+@pytest.fixture
+def asked() -> Iterator[Counter[str]]:
+    """DynamoDB's operations while the test runs."""
+    seen, real = Counter[str](), BaseClient._make_api_call
+
+    def noting(client: Any, operation: str, values: dict[str, Any]) -> Any:
+        if client.meta.service_model.service_name == "dynamodb":
+            seen[operation] += 1
+        return real(client, operation, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", noting)
+        yield seen
+
+
+def web_tier(walk: Walk) -> None:
+    file = walk.json("PUT", "/files", 201, query={**ABOUT, "filename": "a.csv"}, body=b"x")
+    walk("POST", "/files", 409, query={**ABOUT, "filename": "a.csv"}, body=b"x")
+    walk("GET", "/files", query={"cohort": "VACS"})
+    where = {"path": {"file_id": file["file_id"]}}
+    for method in ("GET", "HEAD"):
+        walk(method, "/files/{file_id}", **where)
+        walk(method, "/files/{file_id}/content", **where)
+    walk("GET", "/files/{file_id}/url", **where)
+    for asked in ({"cohort": "VACS"}, {"user": "x"}, {"action": "access_denied"}, {"file_id": file["file_id"]}):
+        walk("GET", "/audit", query={**asked, "outcome": "completed"})
+    recent = {"since": "2020-01-01T00:00:00Z", "outcome": "failed"}
+    walk("GET", "/audit", query=recent)
+    walk("GET", "/audit/export", query={**recent, "cohort": "VACS"})
+    walk("GET", "/audit/export", query={"cohort": "VACS", "format": "jsonl"})
+    walk("DELETE", "/files/{file_id}", **where)
+    walk("GET", "/files/{file_id}", 404, **where)
+    for route in ("/", "/config", "/health"):
+        walk("GET", route)
+    walk("GET", "/session")
+    other = walk.app.signed_in("reader", "VACS")  # POST /session
+    walk("DELETE", "/session", headers=other.headers)
+    walk("POST", "/session", 401, json={"username": "nobody", "password": "wrong password here"})
+
+
+def tus(walk: Walk) -> None:
+    walk("OPTIONS", "/uploads", 204)
+
+    def opened(name: str, size: int) -> str:
+        told = metadata(**ABOUT, filename=name)
+        headers = {**TUS, "upload-length": str(size), "upload-metadata": told, "idempotency-key": name}
+        location = walk("POST", "/uploads", 201, headers=headers)["headers"]["Location"]
+        return str(location.rsplit("/", 1)[1])
+
+    upload = opened("t.csv", 3)
+    assert opened("t.csv", 3) == upload
+    where = {"path": {"upload_id": upload}}
+    walk("OPTIONS", "/uploads/{upload_id}", 204, **where)
+    for offset, end in ((0, 2), (2, 3)):
+        headers = {**TUS, "upload-offset": str(offset), "content-type": CHUNK}
+        walk("PATCH", "/uploads/{upload_id}", 204, headers=headers, body=b"abc"[offset:end], **where)
+        walk("HEAD", "/uploads/{upload_id}", headers=TUS, **where)
+        walk("GET", "/uploads/{upload_id}", **where)
+    other = {"path": {"upload_id": opened("u.csv", 3)}}
+    walk("POST", "/uploads/{upload_id}", 204, headers={**TUS, "x-http-method-override": "DELETE"}, **other)
+    walk("DELETE", "/uploads/{upload_id}", 204, headers=TUS, path={"upload_id": opened("v.csv", 3)})
+
+
+def presigned(walk: Walk) -> None:
+    walk(
+        "GET",
+        "/s3/params",
+        query={"filename": "s.csv", **{f"metadata[{name}]": value for name, value in ABOUT.items()}},
+    )
+    bodies = [{"filename": name, "type": "text/csv", "metadata": {**ABOUT, "size": 3}} for name in ("m.csv", "n.csv")]
+    upload, given_up = [walk.json("POST", "/s3/multipart", json=body)["uploadId"] for body in bodies]
+    key = {"query": {"key": upload}}
+    part = {"upload_id": upload, "number": "1"}
+    signed = walk.json("GET", "/s3/multipart/{upload_id}/{number}", path=part, **key)
+    assert requests.put(signed["url"], data=b"abc", headers=signed["headers"], timeout=30).ok
+    walk("GET", "/s3/multipart/{upload_id}", path={"upload_id": upload}, **key)
+    walk("POST", "/s3/multipart/{upload_id}/complete", path={"upload_id": upload}, **key)
+    walk("DELETE", "/s3/multipart/{upload_id}", path={"upload_id": given_up}, query={"key": given_up})
+
+
+def services_tier(walk: Walk) -> None:
+    place = {"disk": "workspace", "path": "upload_prechecks/1/p.csv"}
+    saved = walk.json("POST", "/internal/storage/upload", 201, query=place, body=b"x")
+    for method in ("GET", "HEAD"):
+        walk(method, "/internal/storage/download", query=place)
+    for name in ("exists", "metadata"):
+        walk("GET", f"/internal/storage/{name}", query=place)
+    walk("GET", "/internal/storage/list", query={"disk": "workspace", "prefix": "upload_prechecks/"})
+    walk("GET", "/internal/files", query={"cohort": "VACS"})
+    file = {"path": {"file_id": saved["file_id"]}}
+    walk("GET", "/internal/files/{file_id}", **file)
+    walk("POST", "/internal/files/{file_id}/url", 201, json={"expires_in": 60}, **file)
+    for asked in ("file_id", "cohort", "user", "action", "tracking_id"):
+        walk("GET", "/internal/tracking", query={asked: saved["tracking_id"]})
+    walk("GET", "/internal/tracking", query={"since": "2020-01-01", "outcome": "unknown"})
+    walk("POST", "/internal/audit/exports", 201, json={"question": {}, "format": "csv", "resumed": False})
+    walk("POST", "/internal/audit/sign-ins", 201, json={"username": "nobody"})
+    token = {"x-depot-assertion": walk.app.headers["authorization"].removeprefix("Bearer ")}
+    told = {"permission": "read", "cohort": "VACS", "method": "GET", "route": "/files"}
+    walk("POST", "/internal/audit/denials", 201, json=told, headers=token)
+    chunked = "/internal/storage/upload_chunked"
+    for end in ("complete", "abort"):
+        init = {**place, "path": f"upload_prechecks/1/{end}.csv"}
+        upload = walk.json("POST", chunked, 201, query={"phase": "init"}, json=init)["upload_id"]
+        step = {"upload_id": upload}
+        walk("POST", chunked, query={**step, "phase": "chunk", "offset": "0"}, body=b"x")
+        walk("POST", chunked, query={**step, "phase": "status"})
+        walk("POST", chunked, query={**step, "phase": "size", "size": "1"})
+        walk("POST", chunked, 201 if end == "complete" else 200, query={**step, "phase": end})
+    pieces = []
+    for _ in range(2):
+        init = {"disk": "scratch", "partial": True, "size": 1}
+        pieces.append(walk.json("POST", chunked, 201, query={"phase": "init"}, json=init)["upload_id"])
+        step = {"upload_id": pieces[-1], "offset": "0", "finish": "true"}
+        walk("POST", chunked, query={**step, "phase": "chunk"}, body=b"x")
+    final = {**place, "path": "upload_prechecks/1/final.csv", "uploads": pieces}
+    walk("POST", chunked, 201, query={"phase": "concat"}, json=final)
+    walk("GET", "/internal/uploads/config")
+    init = {**place, "disk": "submissions", "path": "submissions/VACS/2024/patient/d.csv", "direct": True, "size": 3}
+    direct = {"path": {"upload_id": walk.json("POST", chunked, 201, query={"phase": "init"}, json=init)["upload_id"]}}
+    walk("POST", "/internal/uploads/{upload_id}/parts", 201, json={"number": 1}, **direct)
+    walk("GET", "/internal/uploads/{upload_id}/parts", **direct)
+    walk("POST", "/internal/storage/delete", json=place)
+    prefix = {"disk": "workspace", "prefix": "upload_prechecks/1"}
+    for dry_run in (True, False):
+        walk("POST", "/internal/storage/delete_prefix", json={**prefix, "dry_run": dry_run})
+        walk("POST", "/internal/storage/cleanup", json={"hours": 0, "dry_run": dry_run})
+    walk("GET", "/internal/storage/health")
+
+
+def test_no_route_of_either_tier_scans_a_table(presigned_app: LambdaApp, asked: Counter[str]) -> None:
+    walk = Walk(presigned_app)
+    web_tier(walk)
+    tus(walk)
+    presigned(walk)
+    walk.headers = KEY
+    services_tier(walk)
+    routes = {(method, route) for route, methods in presigned_app.module.app.routes.items() for method in methods}
+    assert routes - walk.walked == set(), "add these to the walk"
+    print(dict(asked))
+    assert asked["Query"] > 20
+    assert asked["TransactWriteItems"] > 20
+    assert not [operation for operation in asked if re.search("scan|statement|import|export", operation, re.IGNORECASE)]
+
+
+def test_the_count_itself_would_see_a_scan(presigned_app: LambdaApp, asked: Counter[str]) -> None:
+    from nas_gateway.files.tables import TrackedFile
+
+    list(TrackedFile.scan(limit=1))
+    assert asked["Scan"] == 1
