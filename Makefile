@@ -22,8 +22,8 @@ help: ## show this list
 run: $(VENV)/.run ## start everything on this machine (web tier on http://127.0.0.1:8000); Ctrl-C stops it
 	@exec $(VENV)/bin/depot up $(ARGS)
 
-test: $(VENV)/.dev ## unit and functional tests, without the slow ones (under 3 minutes, loopback only)
-	@$(PY) -m pytest -m "not slow and not nas and not clients" $(T)
+test: $(VENV)/.dev ## unit and functional tests, without the slow ones (3 minutes on two cores, loopback only)
+	@$(PY) -m pytest -n auto --dist loadfile -m "not slow and not nas and not clients" $(T)
 
 check: lint types test ## everything a change must pass
 
@@ -42,7 +42,7 @@ package: $(VENV)/.run ## dist/web.zip and dist/services.zip for AWS Lambda
 	@$(PY) -m infra.package $(ARGS)
 
 test-slow: $(VENV)/.dev ## large files, strace, kill loops
-	@$(PY) -m pytest -m "slow and not nas and not clients" tests $(T)
+	@$(PY) -m pytest -n auto --dist loadfile -m "slow and not nas and not clients" tests $(T)
 
 test-clients: $(VENV)/.dev ## other people's tus clients through both tiers (needs node 18 or newer and npm)
 	@$(PY) -m pytest -m clients tests/integration $(T)

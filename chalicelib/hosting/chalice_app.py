@@ -18,6 +18,7 @@ from typing import Any
 
 from chalice.app import Chalice, Request, Response, RestAPIEventHandler
 
+from chalicelib import context as context_of
 from chalicelib.errors import DepotError, InvalidRequest, NotFound, PayloadTooLarge, ResponseTooLarge
 from chalicelib.hosting.answers import BY_STATUS, StreamedBody, StreamResponse, as_depot_error, error_answer
 from chalicelib.limits import LAMBDA_CHUNK_BYTES, MAX_JSON_BYTES
@@ -183,12 +184,15 @@ class DepotApp(Chalice):
             return self._answer(event, context, record)  # the host sends the body and writes the access line
         record = _record_of(event)
         token = begin_request(record)
+        # A warm function answers many people: what one of them signed in as must not outlive the call.
+        nobody = context_of.assertion.set(None)
         try:
             answer = _collected(self._answer(event, context, record), record)
             answer["headers"]["X-Request-ID"] = record.request_id
             record.status = answer["statusCode"]
             log_access(record)
         finally:
+            context_of.assertion.reset(nobody)
             end_request(token)
         return answer
 

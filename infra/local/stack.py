@@ -82,7 +82,8 @@ class Stack:
             raise
         self._events: queue.SimpleQueue[Child | int] = queue.SimpleQueue()
         self._children: dict[str, Child] = {}
-        self._ready_files = {self._state.path / "ready.json", *filter(None, [options.ready_file])}
+        # In this order: who waits for the file it named finds the other one there.
+        self._ready_files = [self._state.path / "ready.json", *filter(None, [options.ready_file])]
         self.document: dict[str, Any] = {}
 
     # --- starting --------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from tests.support.gateway import AWS, ENV
 from tests.support.lambda_events import content, event
 from tests.support.ledger_env import upload
 
+pytestmark = pytest.mark.slow
+
 # Quotation marks take four bytes each in a JSON line inside a JSON answer: 32 KiB an event.
 EVENTS, METADATA = 150, {"quotes": '"' * 8000}
 

@@ -21,6 +21,8 @@ from tests.support.raw import RawUpload
 from tests.support.stack import RunningStack, gone, running_stack, wait_until
 from tests.support.tus_client import CHUNK, Tus, metadata
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["presigned_app"]
 
 # How names that are refused carry a word along.

@@ -13,6 +13,8 @@ import pytest
 from tests.support.client import Client
 from tests.support.stack import RunningStack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def upload(web: Client) -> None:

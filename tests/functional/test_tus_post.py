@@ -286,12 +286,21 @@ def test_a_key_holds_for_a_temporary_file_whose_folder_we_choose(tus):
 
 def test_a_name_that_is_taken_is_refused_while_it_uploads_and_after(tus):
     raw = about()
-    path = tus.opened(1, upload_metadata=raw)
-    answer = tus.create(1, upload_metadata=raw)
-    assert (answer.status_code, code(answer)) == (409, "upload_in_progress")
+    path = tus.opened(2, upload_metadata=raw)
     assert tus.patch(path, 0, b"x").status_code == 204
-    answer = tus.create(1, upload_metadata=raw)
+    answer = tus.create(2, upload_metadata=raw)
+    assert (answer.status_code, code(answer)) == (409, "upload_in_progress")
+    assert tus.patch(path, 1, b"x").status_code == 204
+    answer = tus.create(2, upload_metadata=raw)
     assert (answer.status_code, code(answer)) == (409, "file_exists")
+
+
+def test_a_creation_whose_answer_was_lost_can_be_sent_again(tus):
+    raw = about()
+    first = tus.opened(1, upload_metadata=raw)
+    second = tus.opened(1, upload_metadata=raw)
+    assert tus.patch(first, 0, b"x").status_code == 410
+    assert tus.patch(second, 0, b"x").status_code == 204
 
 
 def test_a_body_without_a_type_but_without_bytes_is_an_ordinary_creation(tus):

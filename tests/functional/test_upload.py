@@ -42,7 +42,7 @@ def test_the_answer_says_where_the_file_is_and_how_to_find_it_again(web):
     name = fresh_name()
     answer = web.upload(b"a,b\n", name)
     told = answer.json()
-    assert set(told) == {"file_id", "path", "size", "sha256", "tracking_id"}
+    assert set(told) == {"file_id", "path", "size", "sha256", "tracking_id", "completed_at", "ledger"}
     assert told["path"] == f"submissions/VACS/2024/patient/{name}"
     assert answer.headers["Location"] == f"/files/{told['file_id']}"
     described = web.get(answer.headers["Location"]).json()

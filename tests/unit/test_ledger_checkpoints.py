@@ -87,7 +87,7 @@ def test_of_many_at_once_one_wins_and_none_forks(book: Book) -> None:
 
         book.add(3)
         with ThreadPoolExecutor(8) as pool:
-            assert any([run.result() for run in [pool.submit(one) for _ in range(8)]])
+            assert any([run.result() for run in [pool.submit(one) for _ in range(8)]])  # noqa: C419 -- all are waited for
     assert check(book.export()) is None
 
 
@@ -229,7 +229,7 @@ def test_a_key_is_taken_as_pem_and_as_base64(tmp_path: Path) -> None:
     for text in (pem, pem.replace("\n", "\\n"), seed, f" {seed}\n"):
         assert SigningKey.parse(text, "K").public == key.public
     for text in ("", "x", seed[:-4], "-----BEGIN PRIVATE KEY-----"):
-        with pytest.raises(SettingsError, match="^K must be an Ed25519 private key"):
+        with pytest.raises(SettingsError, match=r"^K must be an Ed25519 private key"):
             SigningKey.parse(text, "K")
 
 

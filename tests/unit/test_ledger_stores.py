@@ -159,7 +159,11 @@ def test_of_two_at_once_one_wins_where_the_store_ignores_if_none_match(bucket: A
         lambda params, **_: {name: value for name, value in params.items() if name != "IfNoneMatch"},
     )
     looked = threading.Barrier(4)
-    bucket.meta.events.register("before-call.s3.PutObject", lambda **_: looked.wait() and None)
+
+    def wait(**_: Any) -> None:
+        looked.wait()
+
+    bucket.meta.events.register("before-call.s3.PutObject", wait)
 
     def put(name: str) -> bool:
         return LockedBucket(bucket, "depot-ledger", days=1).put(1, line(1, name))

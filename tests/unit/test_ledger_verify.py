@@ -591,3 +591,14 @@ def test_the_verifier_imports_the_standard_library_and_cryptography_alone() -> N
             assert node.level == 0
             imported.add((node.module or "").split(".")[0])
     assert imported - sys.stdlib_module_names == {"cryptography"}
+
+
+def test_the_documented_checkpoint_is_genuine_and_covers_the_documented_events() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "ledger-format.md").read_text()
+    example = re.search(r"```checkpoint\n(.*?\n)```", document, re.DOTALL)
+    events = re.search(r"```json\n(.*?)```", document, re.DOTALL)
+    assert example
+    assert events
+    assert KEY.public in document
+    lines = [to_line(json.loads(line)) for line in events.group(1).splitlines()]
+    assert check([*lines, example.group(1).encode()]) is None

@@ -32,6 +32,8 @@ from tests.support.gateway import outcomes
 from tests.support.ledger_env import all_events
 from tests.support.sender import Sender, check_ledger, check_no_residue
 
+pytestmark = pytest.mark.slow
+
 PART, LEAST = 80 * KIB, 50 * KIB
 DATA = random.Random(5).randbytes(600 * KIB)
 PATH = "submissions/VACS/2024/patient/file.csv"
@@ -733,6 +735,7 @@ def test_a_lease_is_kept_while_the_store_assembles(world):
 
     class Slow(MemoryStorage):
         def complete_parts(self, path, handle, parts, *, sha256=None):
+            assert not seen, "somebody else completes it too"
             begun = session(client.upload_id).lease_until
             world.later(LEASE - 1)
             deadline = time.monotonic() + 30

@@ -28,6 +28,8 @@ from tests.support.crash import World, faults
 from tests.support.gateway import user
 from tests.support.sender import Sender, check_ledger, check_no_residue, check_stored
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["faults"]
 
 PART, LEAST = 80 * KIB, 50 * KIB

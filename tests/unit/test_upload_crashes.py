@@ -24,6 +24,8 @@ from nas_gateway.uploads.concatenation import Concatenation
 from tests.support.crash import Way, World, faults, tally
 from tests.support.sender import Sender, check_ledger, check_no_residue, check_stored, sweep, until_done
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["faults"]
 
 # S3's rules in small: parts of 80, at least 50 but for the last.
@@ -217,3 +219,23 @@ def test_a_few_calls(name, stores, faults):
             yield count, way, call
 
     several(name, stores, faults, chosen)
+
+
+@pytest.mark.parametrize("stores", ["s3"], indirect=True)
+def test_a_request_that_botocore_repeats_is_never_taken_for_a_refusal(stores, faults):
+    """The first reply got lost on the way and the second says that the condition no longer holds: nobody hears of it."""
+
+    def sent(at, only):
+        world = World({"submissions": stores("submissions")}, faults)
+        act = OneFile(world, 130 * KIB, (30 * KIB, 60 * KIB), deferred=True)
+        faults.arm(at, Way.TWICE, only)
+        done = act(world.process())
+        seen = Counter(faults.seen)
+        act.check(done)
+        check_ledger()
+        return seen
+
+    for call, count in sent(0, "").items():
+        if call in ("dynamodb UpdateItem", "dynamodb TransactWriteItems"):
+            for at in range(1, count + 1):
+                sent(at, call)

@@ -32,6 +32,8 @@ from nas_gateway.uploads.writer import PARTS_IN_FLIGHT
 from tests.support.crash import World, faults
 from tests.support.sender import Sender, check_ledger, check_stored, chunked, until_done
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["faults"]
 
 PART, LEAST = 80 * KIB, 50 * KIB

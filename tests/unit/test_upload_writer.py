@@ -11,6 +11,7 @@ import pytest
 
 from chalicelib.errors import (
     DepotError,
+    LeaseLost,
     LengthMismatch,
     ObjectCorrupt,
     StorageUnavailable,
@@ -345,3 +346,18 @@ def test_a_session_that_takes_no_bytes_is_not_held_by_who_sends_some(world_on):
         process.append(Call(), upload_id, 0, BytesReader(b"x"))
     assert row(upload_id).lease_until == 0
     process.abort(Call(), upload_id)
+
+
+# --- the row ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_acknowledgement_from_another_offset_than_the_rows_is_refused(world_on):
+    """One holder an epoch makes it impossible. It is refused all the same."""
+    world = world_on()
+    process = world.process()
+    upload_id = process.create(Call(), new()).upload_id
+    session = process.take(Call(), upload_id, ("OPEN",))
+    row(upload_id).update([UploadSession.offset.set(7)])
+    with pytest.raises(LeaseLost):
+        rows.advance(session, offset=5, clock=world.clock, lease=60)
+    assert row(upload_id).offset == 7
