@@ -153,8 +153,14 @@ class Appender:
     same shard. Once one was seen to, the head is read first (two round trips rather than three) until that is over.
     """
 
-    def __init__(self, *, table: TableConnection | None = None, pause: Callable[[float], object] = time.sleep) -> None:
-        self._pause = pause
+    def __init__(
+        self,
+        *,
+        table: TableConnection | None = None,
+        pause: Callable[[float], object] = time.sleep,
+        budget: float | None = None,
+    ) -> None:
+        self._pause, self._budget = pause, budget
         self._locks = [threading.Lock() for _ in range(SHARDS)]
         self._heads: dict[int, Head] = {}
         self._shared: set[int] = set()
@@ -169,8 +175,9 @@ class Appender:
         Both may be called again after a lost race. Raises `NotOpen`, `ChangeRefused` (nothing was written) and
         `LedgerUnavailable` (then it may or may not have been written).
         """
-        deadline = time.monotonic() + BUDGET
-        if not self._locks[shard].acquire(timeout=BUDGET):
+        budget = BUDGET if self._budget is None else self._budget
+        deadline = time.monotonic() + budget
+        if not self._locks[shard].acquire(timeout=budget):
             raise LedgerUnavailable
         try:
             while True:

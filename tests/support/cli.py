@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -69,6 +70,8 @@ class Depot:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            # Whoever started the tests may have Ctrl-C ignored (a job in the background); a terminal has not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     @property
