@@ -143,11 +143,17 @@ class Concatenation:
         # What anybody may upload in pieces they need not be allowed to delete; the deletion is on their behalf all the same.
         on_behalf = replace(call, principal=Principal(call.principal.username, "superuser"))
         for upload_id in session.sources or ():
-            try:
-                file = self._transfers.registry.get(rows.get(upload_id, call.principal).file_id)
-                if file is not None and file.state == State.AVAILABLE:
-                    self._transfers.delete(on_behalf, file.disk, file.path)
-            except DepotError as error:
-                observability.log_event(
-                    "partial_upload_not_deleted", logging.WARNING, error_code=error.code, upload_id=upload_id
-                )
+            for last in (
+                False,
+                True,
+            ):  # a single failure, of the ledger say, need not leave PHI lying until its deadline
+                try:
+                    file = self._transfers.registry.get(rows.get(upload_id, call.principal).file_id)
+                    if file is not None and file.state == State.AVAILABLE:
+                        self._transfers.delete(on_behalf, file.disk, file.path)
+                    break
+                except DepotError as error:
+                    if last:
+                        observability.log_event(
+                            "partial_upload_not_deleted", logging.WARNING, error_code=error.code, upload_id=upload_id
+                        )

@@ -98,10 +98,9 @@ class KilledUpload:
     def _patch(self) -> None:
         start, chunk = self.told, self.rng.choice(CHUNKS)
         end = len(self.data) if chunk is None else min(start + chunk, len(self.data))
-        hit = len(self.offsets)
         answer = self._asked(lambda: self.tus.patch(self.path, start, Body(self.data, start, end, self._reached)))
         if answer is not None and answer.status_code == 204:
-            assert all(offset == end for offset in self.offsets[hit:]), "it was killed before it had all bytes"
+            # Also where it was killed meanwhile: the other tier may still have had the whole chunk, and asked again.
             self._acknowledged(answer)
 
     def _reached(self, offset: int) -> None:
