@@ -60,7 +60,9 @@ def test_a_tier_killed_at_random_offsets(trial, tier, kills):
         last[0] = time.time()
 
     before = files_on(trial.stack)
-    for number in range(kills // KILLS_A_FILE):
+    # A chunk may outlive a kill, and a file then end before it had all of its own: another makes up for them.
+    while sum(len(upload.offsets) for upload in files) < kills:
+        number = len(files)
         size = rng.randrange(20 * MIB, 40 * MIB)
         upload = KilledUpload(Tus(trial.web), rng.randbytes(size), KILLS_A_FILE, kill, rng)
         try:
@@ -74,7 +76,7 @@ def test_a_tier_killed_at_random_offsets(trial, tier, kills):
         web_wrote_nothing(trial)
         after(last[0] + LEASE + 0.2)
         nothing_stray(trial, before, len(files))
-    assert sum(len(upload.offsets) for upload in files) == kills
+    assert sum(len(upload.offsets) for upload in files) >= kills
     print(f"{kills} kills in {time.monotonic() - begun:.0f} s; answers {dict(answers)}")
     every_operation_ended_once(trial, [upload.file_id for upload in files])
 

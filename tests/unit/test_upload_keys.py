@@ -136,6 +136,22 @@ def test_one_that_opens_it_too_late_does_not_get_in_the_way(world, faults):
     check_ledger()
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_of_two_creations_at_once_the_second_to_be_recorded_finds_the_first(world, faults, partial):
+    """Both looked before either was recorded. (The path of a partial upload is its own, so only the key tells.)"""
+    asked, process, other = (new(partial=True, path="") if partial else new()), world.process(), []
+
+    def meanwhile():
+        faults.revive()
+        other.append(world.process().create(ANA, asked))
+
+    faults.arm_sleep(1, meanwhile, "dynamodb TransactWriteItems")
+    assert process.create(ANA, asked).upload_id == other[0].upload_id
+    assert len(list(world.stores["scratch" if partial else "submissions"].open_uploads())) == 1
+    process.abort(ANA, other[0].upload_id)
+    check_ledger()
+
+
 def test_an_empty_file_that_nobody_saw_finished_is_finished_by_asking_again(world, faults):
     """Its sender has nothing to send, so the answer to the creation is all that it will ever ask for."""
     asked = new(size=0)

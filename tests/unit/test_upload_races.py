@@ -150,8 +150,9 @@ def test_a_sleeper_that_wakes_in_any_step_changes_nothing(world_on, kind, finish
     check_ledger()
 
 
+@pytest.mark.parametrize("chunks", [1, 4])
 @pytest.mark.parametrize("between", ["nothing", "declare_size", "a chunk that broke at once"])
-def test_a_late_part_on_a_folder_harms_nobody_however_many_have_held_the_session_since(world_on, between):
+def test_a_late_part_on_a_folder_harms_nobody_however_many_have_held_the_session_since(world_on, between, chunks):
     """The sleeper's three parts land in the very end, after those of a successor that cut the file elsewhere."""
     world = world_on("folder")
     process = world.process()
@@ -165,8 +166,8 @@ def test_a_late_part_on_a_folder_harms_nobody_however_many_have_held_the_session
     elif between == "a chunk that broke at once":
         with pytest.raises(TruncatedBody):
             other.append(Call(), first.upload_id, offset, Broken(b""))
-    second = Sender(world, DATA, first.new, (30 * KIB,), part_bytes=PART, upload_id=first.upload_id)
-    for _ in range(6):
+    second = Sender(world, DATA, first.new, (110 * KIB, 30 * KIB), part_bytes=PART, upload_id=first.upload_id)
+    for _ in range(chunks):
         second.step(other, other.status(Call(), first.upload_id))
     asleep.woken()
     check_stored(world, second.go(other), DATA)
@@ -203,7 +204,8 @@ def test_a_finisher_asleep_before_the_store_completes_does_not_undo_what_its_suc
     check_ledger()
 
 
-def test_a_writer_asleep_before_it_acknowledges_cannot_give_its_digest_to_another_ones_bytes(world_on):
+@pytest.mark.parametrize("wakes_first", [True, False])
+def test_a_writer_asleep_before_it_acknowledges_cannot_give_its_digest_to_another_ones_bytes(world_on, wakes_first):
     """The sender's file changed between two attempts: what the second sent is what counts, and what is vouched for."""
     world = world_on()
     process = world.process()
@@ -212,8 +214,9 @@ def test_a_writer_asleep_before_it_acknowledges_cannot_give_its_digest_to_anothe
     asleep = Asleep(world, lambda: sender.step(process, status), 1, "dynamodb TransactWriteItems")
     world.later()
     world.process().append(Call(), sender.upload_id, 0, BytesReader(changed), finish=False)
+    told = asleep.woken() if wakes_first else None
     done = process.complete(Call(), sender.upload_id)
-    assert isinstance(asleep.woken(), LeaseLost)
+    assert isinstance(told or asleep.woken(), LeaseLost)
     check_stored(world, done, changed)
 
 
@@ -277,6 +280,18 @@ def test_completing_twice_at_once_gives_one_file_and_one_outcome(world_on):
         assert len({result.receipt.tracking_id for result in done}) == 1
         check_stored(world, done[0], DATA[:PART])
     check_ledger()
+
+
+def test_completing_what_another_call_completes_in_the_meantime_gives_the_same_receipt(world_on):
+    """The length was never said, and both are about to say it."""
+    world = world_on()
+    process, other = world.process(), world.process()
+    sender = Sender(world, DATA[:PART], new(), (PART,), deferred=True)
+    sender.step(process, sender.begin(process))
+    asleep = Asleep(world, lambda: process.complete(Call(), sender.upload_id), 1, "dynamodb UpdateItem")
+    done = other.complete(Call(), sender.upload_id)
+    assert asleep.woken() == done
+    check_stored(world, done, DATA[:PART])
 
 
 def test_creating_twice_at_once_with_one_key_opens_one_session(world_on):

@@ -36,7 +36,7 @@ class Strict(MemoryStorage):
         session = UploadSession.get(upload_id, consistent_read=True)
         parts = UploadPart.query(upload_id, consistent_read=True)
         spans = [(int(part.offset), int(part.size)) for part in parts if int(part.number) <= session.parts]
-        spans += [(int(at), int(count)) for at, count, _ in session.tails or ()]
+        spans += [(int(at), int(count)) for at, count, _ in session.tails or () if (at, count) != (offset, size)]
         elsewhere = [(at, count) for at, count in spans if at <= offset and offset + size <= at + count]
         assert session.state == "ABORTED" or elsewhere, "an acknowledged byte was held nowhere else"
         self.deleted += 1

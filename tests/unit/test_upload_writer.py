@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import threading
 import uuid
 from contextlib import suppress
 
@@ -28,7 +29,7 @@ from nas_gateway.files.access import Call
 from nas_gateway.uploads import rows
 from nas_gateway.uploads.tables import Kind, UploadPart, UploadSession
 from nas_gateway.uploads.writer import PARTS_IN_FLIGHT
-from tests.support.crash import World, faults
+from tests.support.crash import Crash, Way, World, faults
 from tests.support.sender import Sender, check_ledger, check_no_residue, check_stored, chunked
 
 __all__ = ["faults"]
@@ -178,6 +179,11 @@ def test_more_than_was_announced_is_refused_with_a_length_and_without(world_on, 
     with pytest.raises(LengthMismatch):
         process.append(Call(), upload_id, 0, BytesReader(b"x" * 11))
     assert process.status(Call(), upload_id).offset == 0
+    large = Sender(world, DATA[: 7 * PART], new(), (1,), part_bytes=PART)
+    large.begin(process)
+    with pytest.raises(LengthMismatch):
+        process.append(Call(), large.upload_id, 0, BytesReader(DATA[: 7 * PART + 1]))
+    assert process.status(Call(), large.upload_id).offset == 0, "not even the parts before the end"
     with pytest.raises(LengthMismatch):
         process.append(Call(), upload_id, 0, IteratorReader([b"0123456789", b"x"]))
     assert process.status(Call(), upload_id).state == "OPEN"
@@ -285,6 +291,76 @@ def test_when_part_k_fails_those_before_it_stay_acknowledged_and_none_after_it(w
     store.at = None
     check_stored(world, sender.go(world.process()), sender.data)
     check_no_residue(world)
+
+
+def test_nobody_is_told_of_a_failure_while_another_part_is_still_on_its_way(world_on):
+    """Who comes next uses the same numbers."""
+    told, begun, early = threading.Event(), threading.Event(), []
+
+    class Slow(MemoryStorage):
+        def write_part(self, path, handle, number, offset, data):
+            if offset == 0:
+                assert begun.wait(60)
+                raise StorageUnavailable
+            begun.set()
+            early.append(told.wait(0.3))
+            return super().write_part(path, handle, number, offset, data)
+
+    world = world_on(store=Slow("submissions", **RULES["s3"]))
+    process = world.process()
+    sender = Sender(world, DATA[: 2 * PART], new(), (2 * PART,), part_bytes=PART)
+    status = sender.begin(process)
+    with pytest.raises(StorageUnavailable):
+        sender.step(process, status)
+    told.set()
+    assert early == [False]
+
+
+def test_without_a_length_no_part_is_stored_behind_one_that_failed(world_on):
+    """The file may end anywhere, so such a part might never be written again: stores refuse to complete then (ADR 5)."""
+    for k in range(4):
+        store = Failing(k * PART, StorageUnavailable(), **RULES["s3"])
+        world = world_on(store=store)
+        process = world.process()
+        sender = Sender(world, DATA[: 4 * PART], new(), (4 * PART,), deferred=True, part_bytes=PART, body=chunked)
+        status = sender.begin(process)
+        with pytest.raises(StorageUnavailable):
+            sender.step(process, status)
+        assert len(store.list_parts(sender.new.path, row(sender).handle)) == k
+        done = process.complete(Call(), sender.upload_id)
+        check_stored(world, done, DATA[: k * PART])
+
+
+@pytest.mark.parametrize("acknowledged", [0, 2])
+def test_a_part_that_a_crash_left_behind_the_end_does_not_stand_in_the_way(world_on, faults, acknowledged):
+    """The length was not known, the sender says it now, and it is before that part: Ceph's rule must not make it unfinishable."""
+    world = world_on()
+    sender = Sender(world, DATA[: 4 * PART], new(), (4 * PART,), deferred=True, part_bytes=PART, body=chunked)
+    process = world.process()
+    status = sender.begin(process)
+    faults.arm(acknowledged + 1, Way.AFTER, "store write_part")
+    with pytest.raises(Crash):
+        sender.step(process, status)
+    faults.revive()
+    world.later()
+    process, store = world.process(), world.stores["submissions"]
+    assert len(store.list_parts(sender.new.path, row(sender).handle)) == acknowledged + 1
+    check_stored(world, process.complete(Call(), sender.upload_id), DATA[: acknowledged * PART])
+
+
+def test_recorded_parts_that_do_not_add_up_are_never_made_a_file(world_on):
+    world = world_on()
+    process = world.process()
+    sender = Sender(world, DATA[: 3 * PART], new(), (PART,), part_bytes=PART)
+    status = sender.begin(process)
+    for number in range(3):
+        body = BytesReader(DATA[number * PART :][:PART])
+        status = process.append(Call(), sender.upload_id, status.offset, body, finish=False)
+    UploadPart(sender.upload_id, 3).delete()
+    with pytest.raises(UploadLost):
+        process.complete(Call(), sender.upload_id)
+    assert process.status(Call(), sender.upload_id).state == "LOST"
+    assert list(world.stores["submissions"].list_files()) == []
 
 
 @pytest.mark.parametrize("when", ["before the bytes", "between two chunks", "before completing"])
