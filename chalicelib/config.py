@@ -6,87 +6,32 @@ object. A bad or missing setting raises `SettingsError` with one line that names
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
+from chalicelib.disks import DiskConfig, DiskParser, Role, Secret
 from chalicelib.errors import SettingsError
 from chalicelib.limits import (
     BODY_STALL_SECONDS,
+    CLEANUP_MAX_FILES,
+    CLEANUP_MAX_PERCENT,
     HEADER_TIMEOUT_SECONDS,
+    INTEGRITY_PERIOD_DAYS,
     LEASE_SECONDS,
     LEDGER_RETENTION_DAYS,
     MAX_OBJECT_BYTES,
     SWEEP_GRACE_SECONDS,
 )
 
+__all__ = ["DiskConfig", "Role", "Secret", "Settings"]
+
 # NIST SP 800-107 r1, 5.3.2: an HMAC key should be at least as long as the digest; the seeds ask for 32 characters.
 MIN_SECRET_CHARS = 32
 
 _ORIGIN = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
-
-
-class Role(StrEnum):
-    """Which tier this process is. `testing` is both in one process."""
-
-    WEB = "web"
-    SERVICES = "services"
-    TESTING = "testing"
-
-
-class Secret:
-    """A string that does not show in repr, str, logs or tracebacks. `.reveal()` gives it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
-@dataclass(frozen=True, slots=True)
-class DiskConfig:
-    """One disk of STORAGE_CONFIG, with the seeds' keys. Which fields count depends on `driver`.
-
-    local: `root`. s3: `bucket`, `endpoint`, `access_key`, `secret_key`, `region`, `prefix` (key prefix, for several disks
-    in one bucket), `public_endpoint` (where clients reach the store; without it nothing is presigned), `checksums`
-    (`when_required` | `when_supported`, boto3's request_checksum_calculation), `concurrency`
-    (parts in flight an upload). remote: `service_url`, `api_key`. memory: nothing.
-    """
-
-    name: str
-    driver: str
-    root: str = ""
-    bucket: str = ""
-    prefix: str = ""
-    endpoint: str = ""
-    public_endpoint: str = ""
-    region: str = "us-east-1"
-    access_key: Secret = field(default_factory=lambda: Secret(""))
-    secret_key: Secret = field(default_factory=lambda: Secret(""))
-    checksums: str = "when_required"
-    concurrency: int = 4
-    service_url: str = ""
-    api_key: Secret = field(default_factory=lambda: Secret(""))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +68,13 @@ class Settings:
     ledger_signing_key_file: str = ""
     ledger_checkpoints: DiskConfig | None = None
     ledger_retention_days: int = LEDGER_RETENTION_DAYS
+    integrity_period_days: float = INTEGRITY_PERIOD_DAYS
+    cleanup_max_files: int = CLEANUP_MAX_FILES
+    cleanup_max_percent: float = CLEANUP_MAX_PERCENT
+    cleanup_backup_disk: str | None = None
+    cleanup_backup_hours: float = 7 * 24
+    schedules: bool = False
+    metrics_token: Secret = field(default_factory=lambda: Secret(""))
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -131,10 +83,7 @@ class Settings:
         return _Parser(env).settings()
 
 
-class _Parser:
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self.env, self.warnings = env, list[str]()
-
+class _Parser(DiskParser):
     def settings(self) -> Settings:
         role = self.role()
         production = self.choice("DEPOT_ENV", "development", ("development", "production")) == "production"
@@ -166,6 +115,8 @@ class _Parser:
             services_ca_bundle=self.env.get("SERVICES_CA_BUNDLE") or None,
             services_timeout=self.number("SERVICES_TIMEOUT_SECONDS", 120.0),
             cors_origins=self.origins("DEPOT_CORS_ORIGINS"),
+            **self.lifecycle(role, disks),
+            metrics_token=self.metrics_token(production),
             warnings=tuple(self.warnings),
         )
 
@@ -189,15 +140,6 @@ class _Parser:
         if not 0 < value < float("inf"):
             raise SettingsError(f"{name} must be a number above 0, not {text!r}")
         return value
-
-    def url(self, name: str) -> str | None:
-        value = self.env.get(name, "").strip()
-        if not value:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SettingsError(f"{name} must be a URL such as http://host:port, not {value!r}")
-        return value.rstrip("/")
 
     def origins(self, name: str) -> frozenset[str]:
         """Origins as browsers write them (RFC 6454, section 6.2): scheme, host, and the port unless it is the usual one."""
@@ -269,6 +211,31 @@ class _Parser:
             "ledger_retention_days": int(self.number("LEDGER_CHECKPOINT_DAYS", LEDGER_RETENTION_DAYS)),
         }
 
+    def lifecycle(self, role: Role, disks: Mapping[str, DiskConfig]) -> dict[str, Any]:
+        """What the scheduled jobs go by. They are fired where the services tier runs as a host, unless told otherwise."""
+        backup = self.env.get("CLEANUP_BACKUP_DISK", "").strip() or None
+        if backup and role is not Role.WEB and backup not in disks:
+            raise SettingsError(f"CLEANUP_BACKUP_DISK names {backup!r}, which is no disk of STORAGE_CONFIG")
+        percent = self.number("CLEANUP_MAX_PERCENT", CLEANUP_MAX_PERCENT)
+        if percent > 100:
+            raise SettingsError("CLEANUP_MAX_PERCENT must be a number above 0 and at most 100")
+        usual = "on" if role is Role.SERVICES else "off"
+        return {
+            "integrity_period_days": self.number("INTEGRITY_PERIOD_DAYS", INTEGRITY_PERIOD_DAYS),
+            "cleanup_max_files": int(self.number("CLEANUP_MAX_FILES", CLEANUP_MAX_FILES)),
+            "cleanup_max_percent": percent,
+            "cleanup_backup_disk": backup,
+            "cleanup_backup_hours": self.number("CLEANUP_BACKUP_HOURS", 7 * 24),
+            "schedules": self.choice("DEPOT_SCHEDULES", usual, ("on", "off")) == "on",
+        }
+
+    def metrics_token(self, production: bool) -> Secret:
+        """Without one, `/metrics` is not there."""
+        value = self.env.get("METRICS_TOKEN", "").strip()
+        if value and len(value) < MIN_SECRET_CHARS:
+            self.weak(f"METRICS_TOKEN should be at least {MIN_SECRET_CHARS} characters", production)
+        return Secret(value)
+
     def weak(self, line: str, production: bool) -> None:
         if production:
             raise SettingsError(line.replace(" should be ", " must be ") + " in production")
@@ -285,147 +252,3 @@ class _Parser:
                 raise SettingsError("SERVICES_URL must begin with https:// in production")
             self.warnings.append("SERVICES_URL uses HTTP: fine on one machine, refused in production")
         return value
-
-    # --- disks -----------------------------------------------------------------------------------------------
-
-    def disks(self, role: Role) -> dict[str, DiskConfig]:
-        text = self.env.get("STORAGE_CONFIG", "").strip()
-        if text:
-            return self.configured_disks(text)
-        if role is Role.WEB:
-            return {}
-        nas = self.env.get("NAS_WORKSPACE_PATH", "").rstrip("/")
-        if nas:
-            return {
-                name: DiskConfig(name, "local", root=f"{nas}/{name}")
-                for name in ("submissions", "workspace", "scratch")
-            }
-        if role is Role.TESTING:
-            return {name: DiskConfig(name, "memory") for name in ("submissions", "workspace", "scratch")}
-        raise SettingsError("STORAGE_CONFIG or NAS_WORKSPACE_PATH required for services server role")
-
-    @staticmethod
-    def check_public_endpoints(disks: Mapping[str, DiskConfig], production: bool) -> None:
-        for disk in disks.values():
-            if production and disk.public_endpoint and not disk.public_endpoint.startswith("https://"):
-                raise SettingsError(
-                    f"NAS_PUBLIC_ENDPOINT (or public_endpoint of disk {disk.name!r}) must begin with https:// in production"
-                )
-
-    def configured_disks(self, text: str) -> dict[str, DiskConfig]:
-        try:
-            parsed = json.loads(text)
-        except ValueError as error:
-            raise SettingsError(f"STORAGE_CONFIG is not JSON: {error}") from None
-        disks = parsed.get("disks") if isinstance(parsed, dict) else None
-        if not isinstance(disks, dict) or not disks:
-            raise SettingsError(
-                'STORAGE_CONFIG must be JSON of the form {"disks": {"workspace": {"driver": "local", …}}}'
-            )
-        made = {name: self.disk(name, value) for name, value in disks.items()}
-        self.check_apart(made)
-        return made
-
-    @staticmethod
-    def check_apart(disks: Mapping[str, DiskConfig]) -> None:
-        """One disk must not lie inside another: it would list the other's files, and what lies there unfinished."""
-        for inner in disks.values():
-            for outer in disks.values():
-                same = (inner.driver, inner.endpoint, inner.bucket) == (outer.driver, outer.endpoint, outer.bucket)
-                at, root = f"{inner.prefix or inner.root}/", f"{outer.prefix or outer.root}/".lstrip("/")
-                inside = at.lstrip("/").startswith(root) and at.lstrip("/") != root
-                if inner.name != outer.name and inner.driver in ("s3", "local") and same and inside:
-                    raise SettingsError(
-                        f"STORAGE_CONFIG disk {inner.name!r} lies inside disk {outer.name!r}: give each a folder or "
-                        "prefix of its own"
-                    )
-
-    def disk(self, name: str, value: Any) -> DiskConfig:
-        where = f"STORAGE_CONFIG disk {name!r}"
-        if not isinstance(value, dict) or not all(isinstance(item, (str, int)) for item in value.values()):
-            raise SettingsError(f"{where} must be an object of strings")
-        driver = value.get("driver")
-        allowed = {
-            "local": {"root"},
-            "s3": {
-                "bucket", "prefix", "endpoint", "public_endpoint", "region", "access_key", "secret_key", "checksums",
-                "concurrency",
-            },
-            "remote": {"service_url", "api_key"},
-            "memory": set[str](),
-        }  # fmt: skip
-        if driver not in allowed:
-            raise SettingsError(f"{where}: driver must be one of {', '.join(allowed)}")
-        unknown = set(value) - allowed[driver] - {"driver"}
-        if unknown:
-            raise SettingsError(f"{where}: unknown key {sorted(unknown)[0]!r} for driver {driver}")
-        if driver == "local" and not str(value.get("root", "")).startswith("/"):
-            raise SettingsError(f"{where}: root must be an absolute path")
-        if driver == "s3" and not value.get("bucket"):
-            raise SettingsError(f"{where}: bucket is required")
-        return DiskConfig(
-            name,
-            driver,
-            root=str(value.get("root", "")).rstrip("/"),
-            bucket=str(value.get("bucket", "")),
-            prefix=str(value.get("prefix", "")).strip("/"),
-            endpoint=str(value.get("endpoint") or self.url("S3_ENDPOINT") or "").rstrip("/"),
-            public_endpoint=self.public_endpoint(where, value) if driver == "s3" else "",
-            region=str(value.get("region") or self.env.get("S3_REGION") or "us-east-1"),
-            access_key=Secret(str(value.get("access_key") or self.env.get("S3_ACCESS_KEY", ""))),
-            secret_key=Secret(str(value.get("secret_key") or self.env.get("S3_SECRET_KEY", ""))),
-            checksums=self.checksums(where, value),
-            concurrency=self.concurrency(where, value),
-            service_url=str(value.get("service_url") or self.env.get("SERVICES_URL", "")).rstrip("/"),
-            api_key=Secret(str(value.get("api_key") or self.env.get("INTERNAL_API_KEY", "").split(",")[0].strip())),
-        )
-
-    def public_endpoint(self, where: str, value: dict[str, Any]) -> str:
-        """The disk's own, which may be "" (off for this disk), or NAS_PUBLIC_ENDPOINT."""
-        name = f"{where}: public_endpoint" if "public_endpoint" in value else "NAS_PUBLIC_ENDPOINT"
-        text = str(value.get("public_endpoint", self.env.get("NAS_PUBLIC_ENDPOINT", ""))).strip().rstrip("/")
-        parts = urlsplit(text)
-        # The path is signed: one that a proxy takes away or adds would make every signature wrong.
-        if text and (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or "@" in parts.netloc
-            or text != f"{parts.scheme}://{parts.netloc}"
-        ):
-            raise SettingsError(f"{name} must be scheme, host and port alone, such as https://nas.example.org")
-        return text
-
-    @staticmethod
-    def checksums(where: str, value: dict[str, Any]) -> str:
-        mode = str(value.get("checksums", "when_required"))
-        if mode not in ("when_required", "when_supported"):
-            raise SettingsError(f"{where}: checksums must be when_required or when_supported")
-        return mode
-
-    @staticmethod
-    def concurrency(where: str, value: dict[str, Any]) -> int:
-        text = str(value.get("concurrency", 4))
-        if not text.isdigit() or not 1 <= int(text) <= 16:
-            raise SettingsError(f"{where}: concurrency must be 1 to 16")
-        return int(text)
-
-    def disk_names(self, role: Role, disks: Mapping[str, DiskConfig]) -> dict[str, str]:
-        def named(variable: str, *usual: str) -> str:
-            name = self.env.get(variable, "").strip()
-            if name:
-                # The web tier need not know the disks: the services tier refuses a name it does not have.
-                if disks and name not in disks and role is not Role.WEB:
-                    raise SettingsError(f"{variable} names {name!r}, which is no disk of STORAGE_CONFIG")
-                return name
-            for candidate in usual:
-                if candidate in disks or not disks:
-                    return candidate
-            return next(iter(disks))
-
-        workspace = named("WORKSPACE_STORAGE_DISK", "workspace")
-        return {
-            "workspace_disk": workspace,
-            "default_disk": named("DEFAULT_STORAGE_DISK", workspace),
-            "submission_disk": named("SUBMISSION_STORAGE_DISK", "submissions", "nas_s3"),
-            "scratch_disk": named("SCRATCH_STORAGE_DISK", "scratch", workspace),
-        }

@@ -54,6 +54,10 @@ MAX_HEADER_BYTES = 64 * KIB
 LEASE_SECONDS = 60
 # The sweep leaves alone what changed less than a lease and this long ago: clocks that differ, a writer that was held up.
 SWEEP_GRACE_SECONDS = 5 * 60
+# Design, section 7: every stored file is read again and compared within this period.
+INTEGRITY_PERIOD_DAYS = 30
+# One clean-up deletes at most so many files, and at most this share of a disk's files once that is more than 100 files.
+CLEANUP_MAX_FILES, CLEANUP_MAX_PERCENT = 10_000, 20
 PRESIGN_MAX_SECONDS = 15 * 60
 # 45 CFR 164.316(b)(2)(i): documentation is retained for six years; two of them have a leap day, at most.
 LEDGER_RETENTION_DAYS = 6 * 365 + 2

@@ -61,7 +61,7 @@ def gateway(settings: Settings) -> Gateway:
     transfers = Transfers(
         disk,
         ledger,
-        Registry(),
+        Registry(check_seconds=settings.integrity_period_days * 86400),
         disks=list(settings.disks),
         temporary_hours=settings.temporary_hours,
         max_bytes=settings.max_upload_bytes,

@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +28,8 @@ from chalicelib.errors import (
     LedgerUnavailable,
     UploadInProgress,
 )
-from nas_gateway.files.tables import PathClaim, State, TrackedFile
+from chalicelib.limits import INTEGRITY_PERIOD_DAYS
+from nas_gateway.files.tables import CHECK_BUCKETS, PathClaim, State, TrackedFile
 
 Change = Callable[[TransactWrite], None]
 Clock = Callable[[], float]
@@ -41,10 +43,10 @@ def claim_key(disk: str, path: str) -> str:
 
 
 class Registry:
-    """State rows. Stateless itself; one a process."""
+    """State rows. Stateless itself; one a process. A stored file is read again within `check_seconds`."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock = time.time, *, check_seconds: float = INTEGRITY_PERIOD_DAYS * 86400) -> None:
+        self._clock, self._check_seconds = clock, check_seconds
 
     # --- reads -----------------------------------------------------------------------------------------------
 
@@ -125,6 +127,8 @@ class Registry:
         old = claim.file_id if claim is not None and claim.file_id != file.file_id else None
         now = self._clock()
         file.state, file.updated_at = State.AVAILABLE, now
+        file.check_bucket = zlib.crc32(file.file_id.encode()) % CHECK_BUCKETS
+        file.check_due = now + self._check_seconds
         file.listed_in = file.cohort or NO_COHORT
         file.listed_at = f"{datetime.fromtimestamp(now, UTC).isoformat(timespec='microseconds')}#{file.file_id}"
 
@@ -233,6 +237,8 @@ def _gone(state: str, now: float) -> list[Any]:
         TrackedFile.listed_at.remove(),
         TrackedFile.cleanup_disk.remove(),
         TrackedFile.cleanup_due.remove(),
+        TrackedFile.check_bucket.remove(),
+        TrackedFile.check_due.remove(),
     ]
 
 

@@ -26,6 +26,8 @@ class State:
     ABORTED = "ABORTED"
     FAILED = "FAILED"
     LOST = "LOST"
+    CORRUPT = "CORRUPT"  # its bytes are not what was stored, or are not there
+    DELETING = "DELETING"  # its deletion is recorded as intended: it ends deleted, whoever must go on with it
     DELETED = "DELETED"
     REPLACED = "REPLACED"
 
@@ -50,6 +52,21 @@ class ByCleanup(GlobalSecondaryIndex["TrackedFile"]):
 
     cleanup_disk = UnicodeAttribute(hash_key=True)
     cleanup_due = NumberAttribute(range_key=True)
+
+
+# Buckets of `by-check`, so that no one partition of the index takes every file of the service.
+CHECK_BUCKETS = 16
+
+
+class ByCheck(GlobalSecondaryIndex["TrackedFile"]):
+    """Stored files by the moment their bytes are to be read again. Sparse: AVAILABLE and CORRUPT files, every one of them."""
+
+    class Meta:
+        index_name = "by-check"
+        projection = AllProjection()
+
+    check_bucket = NumberAttribute(hash_key=True)
+    check_due = NumberAttribute(range_key=True)
 
 
 class TrackedFile(Model):
@@ -82,9 +99,17 @@ class TrackedFile(Model):
     listed_at = UnicodeAttribute(null=True)
     cleanup_disk = UnicodeAttribute(null=True)
     cleanup_due = NumberAttribute(null=True)
+    # Deletions that failed: how often, and when the next is tried (the deadline itself stays what it was).
+    cleanup_tries = NumberAttribute(null=True)
+    cleanup_after = NumberAttribute(null=True)
+    # Integrity: zlib.crc32(file_id) % CHECK_BUCKETS, when it is due, and when the bytes were last found to be right.
+    check_bucket = NumberAttribute(null=True)
+    check_due = NumberAttribute(null=True)
+    checked_at = NumberAttribute(null=True)
 
     by_cohort = ByCohort()
     by_cleanup = ByCleanup()
+    by_check = ByCheck()
 
     def updated_iso(self) -> str:
         """`updated_at` as ISO 8601 in UTC."""

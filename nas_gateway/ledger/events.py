@@ -74,6 +74,14 @@ class Action:
     AUDIT_EXPORTED: Final = "audit_exported"
     SIGN_IN_FAILED: Final = "sign_in_failed"
     ORPHAN_UPLOAD_ABORTED: Final = "orphan_upload_aborted"
+    ORPHAN_OBJECT_DELETED: Final = "orphan_object_deleted"
+    TEMPORARY_FILE_DELETED: Final = "temporary_file_deleted"
+    BACKUP_CREATED: Final = "backup_created"
+    HOLD_SET: Final = "hold_set"
+    HOLD_LIFTED: Final = "hold_lifted"
+    DIGEST_RECORDED: Final = "digest_recorded"
+    INTEGRITY_FAILED: Final = "integrity_failed"
+    INTEGRITY_RESTORED: Final = "integrity_restored"
 
     KNOWN: frozenset[str]
 
