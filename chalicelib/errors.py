@@ -145,6 +145,43 @@ class FileExists(DepotError):
     default = "A file of that name is already there. Use another name, or delete the old one first."
 
 
+class OnHold(DepotError):
+    """A legal hold: nothing of it may be deleted or replaced until the hold is lifted."""
+
+    code, status = "on_hold", 409
+    default = "This file is on hold. Nothing of it may be deleted or replaced until an administrator lifts the hold."
+
+
+class HoldExists(DepotError):
+    code, status = "hold_exists", 409
+    default = "There is a hold on this already. Lift it first to set it with another reason."
+
+
+class HoldMissing(DepotError):
+    code, status = "hold_not_found", 404
+    default = "There is no such hold."
+
+
+class PlanMissing(DepotError):
+    code, status = "plan_not_found", 404
+    default = "There is no such clean-up plan. Make a new one."
+
+
+class PlanExpired(DepotError):
+    code, status = "plan_expired", 410
+    default = "The clean-up plan has expired: plans can be applied for one hour. Make a new one."
+
+
+class PlanChanged(DepotError):
+    code, status = "plan_changed", 409
+    default = "The hash is not that of this clean-up plan. Nothing was deleted; read the plan again, or make a new one."
+
+
+class PlanInProgress(DepotError):
+    code, status, retryable = "plan_in_progress", 409, True
+    default = "The clean-up plan is being applied. Ask again in a moment for what came of it."
+
+
 class UploadInProgress(DepotError):
     code, status, retryable = "upload_in_progress", 409, True
     default = "Another upload to the same place is under way. Wait for it, or use another name."
@@ -189,11 +226,21 @@ class PresigningOff(DepotError):
     default = "Direct transfer to the storage is switched off here. Upload and download through /uploads and /files."
 
 
+class CheckpointsOff(DepotError):
+    code, status = "checkpoints_off", 404
+    default = "The ledger gets no signed checkpoints here: the operator has named no place for them."
+
+
 class OperationEnded(DepotError):
     """The ledger already holds the outcome of this operation; there is never a second one."""
 
     code, status = "operation_ended", 409
     default = "This operation has ended already. Ask for the state of the file before going on."
+
+
+class JobRunning(DepotError):
+    code, status, retryable = "job_running", 409, True
+    default = "This job is running already, here or on another host. See GET /internal/jobs, or depot jobs."
 
 
 class TusVersionUnsupported(DepotError):
@@ -219,6 +266,16 @@ class ResponseTooLarge(DepotError):
 class RangeNotSatisfiable(DepotError):
     code, status = "range_not_satisfiable", 416
     default = "The range lies outside the file."
+
+
+class ForwardedDiffers(DepotError):
+    """What the web tier says it forwarded is not what the services tier received."""
+
+    code, status, retryable = "forwarded_differs", 502, True
+    default = (
+        "What one server forwarded is not what the other received. Nothing was kept; send the file again. "
+        "The operator has been told."
+    )
 
 
 class DigestMismatch(DepotError):

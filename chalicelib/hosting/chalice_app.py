@@ -46,8 +46,10 @@ _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # --- a request's body -----------------------------------------------------------------------------------------
 
 
-def body_reader(request: Request) -> Reader:
+def body_reader(request: Request, extra: int = 0) -> Reader:
     """The body as a reader, on either host; it has `__len__` when its length is known.
+
+    `extra`: bytes that come with the payload, which do not count against Lambda's limit.
 
     Reading raises `ClientDisconnected`, `BodyStalled`, `ServerStopping` or `TruncatedBody` rather than ending early. Under
     Lambda a body over 4 MiB is refused whole (`PayloadTooLarge`): it would fit or not by what its base64 and headers add.
@@ -64,7 +66,7 @@ def body_reader(request: Request) -> Reader:
         except (binascii.Error, ValueError):
             raise InvalidRequest("The body is not base64.") from None
     data = body if isinstance(body, bytes) else body.encode()
-    if len(data) > LAMBDA_CHUNK_BYTES:
+    if len(data) > LAMBDA_CHUNK_BYTES + extra:
         raise PayloadTooLarge(
             f"A request holds at most {LAMBDA_CHUNK_BYTES} bytes here: send the file in chunks to /uploads "
             "(tus; GET /config tells the size), or with `depot upload`."

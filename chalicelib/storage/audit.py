@@ -27,7 +27,8 @@ FIELDS: Final = (
 # no text of a request gets into the ledger this way. A test compares it with the routes of app.py.
 ROUTES: Final = frozenset(
     {
-        "/audit", "/audit/export", "/files", "/files/{file_id}", "/files/{file_id}/content", "/files/{file_id}/url",
+        "/audit", "/audit/export", "/files", "/files/{file_id}", "/files/{file_id}/content", "/files/{file_id}/url", "/reports/storage",
+        "/ledger/checkpoints", "/ledger/public-key",
         "/s3/multipart", "/s3/multipart/{upload_id}", "/s3/multipart/{upload_id}/complete",
         "/s3/multipart/{upload_id}/{number}", "/s3/params", "/session", "/uploads", "/uploads/{upload_id}",
     }

@@ -259,7 +259,34 @@ class StagedTail:
     modified_at: datetime
 
 
-class PartStorage(Storage, Protocol):
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a store still holds at exactly one path. `uploads` are handles of uploads in parts that are not complete.
+
+    `versions` counts versions and delete markers of a store that keeps them, and is None where the store cannot say.
+    """
+
+    object: bool
+    versions: int | None = 0
+    uploads: Sequence[str] = ()
+
+
+class Erasable(Protocol):
+    """The capability behind verified deletion. Every disk of the services tier has it."""
+
+    def erase(self, path: str) -> int:
+        """Remove the file and every older version of it, durably; how many versions went besides the file.
+
+        What is not there is no error. Uploads in parts are not touched: `abort_parts` ends those.
+        """
+        ...
+
+    def remains(self, path: str) -> Remains:
+        """Look anew what is there. Other paths, also those that begin with this one, do not count."""
+        ...
+
+
+class PartStorage(Storage, Erasable, Protocol):
     """The capability behind upload sessions. Parts count from 1 and may be written in any order and in parallel.
 
     Numbers ascend with offsets; gaps in the numbers are allowed. A writer that lost its lease may still be writing the part

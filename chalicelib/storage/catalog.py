@@ -14,7 +14,10 @@ from chalicelib.storage.remote import Transport
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    """One available file. `created_at` is ISO 8601 in UTC, `size` bytes, `sha256` hex or None while not yet known."""
+    """One stored file. `created_at` is ISO 8601 in UTC, `size` bytes, `sha256` hex or None while not yet known.
+
+    `state` is AVAILABLE, or CORRUPT: its bytes are not what was stored, and are not handed out.
+    """
 
     file_id: str
     disk: str
@@ -32,6 +35,11 @@ class FileView:
     created_at: str
     tracking_id: str
     cleanup_due: str | None = None
+    state: str = "AVAILABLE"
+
+    @property
+    def corrupt(self) -> bool:
+        return self.state == "CORRUPT"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,18 +13,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 from chalicelib import context, observability
 from chalicelib.config import Role, Settings
-from chalicelib.errors import DepotError, FileMissing, SecurityError, SettingsError, UnknownDisk
+from chalicelib.errors import SecurityError, SettingsError, UnknownDisk
 from chalicelib.storage import paths
 from chalicelib.storage.base import Content, SavedPath, Storage
 from chalicelib.storage.remote import RemoteStorageDriver, Transport
+from chalicelib.storage.workspace import WorkspaceManager
 
 Factory = Callable[[Settings, str], Storage]
 
@@ -145,16 +145,12 @@ class StorageManager:
         A deletion that fails is logged and raised unless the block raised already; the file stays on the list of
         temporary files that are due for clean-up.
         """
-        path = paths.scratch_path(audit_id or uuid.uuid4().hex, filename)
-        storage = cls.get_scratch_storage()
-        try:
+        with WorkspaceManager(cls._disk_for).temp_file(filename, ident=audit_id) as path:
             yield path
-        except BaseException:
-            with suppress(DepotError):
-                storage.delete(path)
-            raise
-        with suppress(FileMissing):
-            storage.delete(path)
+
+    @classmethod
+    def _disk_for(cls, purpose: str) -> Storage:
+        return cls.get_scratch_storage() if purpose == "scratch" else cls.get_workspace_storage()
 
     # --- how an instance is made -----------------------------------------------------------------------------
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+from chalicelib import metrics, observability
+from chalicelib.config import Role
 from chalicelib.errors import InvalidRequest
-from chalicelib.storage.base import SavedPath
+from chalicelib.hosting.chalice_app import body_reader
+from chalicelib.storage import seal
+from chalicelib.storage.base import Reader, SavedPath
 from chalicelib.storage.manager import resolve_disk
 from nas_gateway.api.guard import Gateway
 
@@ -14,6 +19,24 @@ from nas_gateway.api.guard import Gateway
 def disk(gate: Gateway, values: Mapping[str, Any]) -> str:
     """The disk that a name or a purpose stands for. Raises `UnknownDisk`."""
     return resolve_disk(gate.settings, str(values.get("disk") or "default"))
+
+
+def body(request: Any) -> Reader:
+    """What the web tier forwarded, compared with what it says of it (`seal`); of other callers, the body as it comes.
+
+    Raises `InvalidRequest` where the web tier's seal is missing: its bytes would be taken for the file's.
+    """
+    header = request.headers.get(seal.HEADER.lower())
+    if header is not None:
+        return seal.unsealed(body_reader(request, seal.SEAL_BYTES), header, _alarm)
+    if request.headers.get("x-server-role") == Role.WEB:
+        raise InvalidRequest("The web tier's body has no seal. Both tiers must be of the same release.")
+    return body_reader(request)
+
+
+def _alarm() -> None:
+    metrics.count("depot_forwarded_bytes_disputed_total")
+    observability.log_event("forwarded_bytes_disputed", logging.ERROR)
 
 
 def needed(values: Mapping[str, Any], name: str) -> str:

@@ -9,7 +9,7 @@ from chalice.app import Blueprint, Response
 
 from chalicelib import http
 from chalicelib.errors import InvalidRequest
-from chalicelib.hosting.chalice_app import body_reader, json_body
+from chalicelib.hosting.chalice_app import json_body
 from chalicelib.storage.uploads import NewUpload, UploadStatus, checksum_of
 from nas_gateway.api import asked
 from nas_gateway.api.guard import Gateway, GatewayOf
@@ -40,7 +40,7 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
                 call,
                 upload_id,
                 asked.number(asked.needed(query, "offset"), "offset"),
-                body_reader(request),
+                asked.body(request),
                 checksum=checksum_of(request.headers.get("x-depot-checksum")),
                 finish=asked.flag(query, "finish"),
             )

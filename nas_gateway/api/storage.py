@@ -9,7 +9,7 @@ from chalice.app import Blueprint, Response
 from chalicelib import http
 from chalicelib.auth.policy import Permission
 from chalicelib.errors import InvalidRequest
-from chalicelib.hosting.chalice_app import body_reader, json_body
+from chalicelib.hosting.chalice_app import json_body
 from chalicelib.hosting.downloads import content_response, description_response, not_modified
 from chalicelib.storage.base import ObjectInfo
 from chalicelib.storage.paths import normalise_prefix
@@ -41,7 +41,7 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
         saved = gate.transfers.upload(
             call,
             where,
-            body_reader(bp.current_request),
+            asked.body(bp.current_request),
             sha256=http.check_sha256(headers.get("x-content-sha256")),
             if_absent=headers.get("if-none-match", "").strip() == "*",
         )
@@ -118,6 +118,9 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
         gate, _, query = admitted()
         names = [asked.disk(gate, query)] if query.get("disk") else list(gate.settings.disks)
         report = maintenance.health(gate.transfers, gate.settings, names)
+        if gate.settings.schedules and report["ledger"]["status"] == "healthy":
+            # Told, and no reason to be unhealthy: taking the tier out of service would not make a job run.
+            report["jobs"] = gate.jobs.health()
         return Response(report, status_code=200 if report["status"] == "healthy" else 503)
 
     return bp

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 
 from chalicelib.errors import (
@@ -16,7 +15,7 @@ from chalicelib.errors import (
     Unsupported,
 )
 from chalicelib.limits import BLOCK_BYTES
-from chalicelib.storage.base import ByteRange, Content, Download, Health, ObjectInfo, Page, Reader, SavedPath
+from chalicelib.storage.base import ByteRange, Content, Download, Health, ObjectInfo, Page, Reader, Remains, SavedPath
 from chalicelib.storage.paths import normalise, normalise_prefix
 from nas_gateway.drivers import common, local_meta, local_tree
 from nas_gateway.drivers.local_errors import translated
@@ -66,7 +65,7 @@ class LocalFileSystemStorage(LocalUploads):
             raise FileExists  # before anything is read; `publish` refuses it again, in one step with showing the file
         with translated():
             self._stage.prepare()
-        whole, size = hashlib.sha256(), 0
+        whole, size = common.Whole(content), 0
         with self._stage.new_file() as (descriptor, folder, name):
             while block := reader.read(BLOCK_BYTES):
                 whole.update(block)
@@ -190,6 +189,17 @@ class LocalFileSystemStorage(LocalUploads):
                 os.fsync(chain[-1])
                 local_meta.forget(os.fstat(descriptor), records)
                 local_tree.remove_empty(chain, parents)
+
+    def erase(self, path: str) -> int:
+        """A file system keeps no versions that could be seen from here (snapshots are the operator's)."""
+        with suppress(FileMissing):
+            self._delete(normalise(path))
+        return 0
+
+    def remains(self, path: str) -> Remains:
+        path = normalise(path)
+        uploads = [upload.handle for upload in self.open_uploads() if upload.path == path]
+        return Remains(self.exists(path), 0, uploads)
 
     def delete_prefix(self, prefix: str) -> list[str]:
         """What cannot be deleted does not stop the rest; a `StorageError` then says how many are left."""

@@ -29,6 +29,7 @@ from chalicelib.storage.base import (
     Page,
     Part,
     Reader,
+    Remains,
     SavedPath,
     StagedTail,
     Storage,
@@ -152,6 +153,17 @@ class MemoryStorage:
             for name in names:
                 del self._files[name]
         return names
+
+    def erase(self, path: str) -> int:
+        """There are no versions here."""
+        self._files.pop(normalise(path), None)
+        return 0
+
+    def remains(self, path: str) -> Remains:
+        path = normalise(path)
+        with self._lock:
+            open_here = [handle for handle, upload in self._uploads.items() if upload.info.path == path]
+            return Remains(path in self._files, 0, open_here)
 
     # --- parts -----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from nas_gateway.drivers import common
 from nas_gateway.drivers.s3_describe import SHA256_KEY, described_as, etag_of, info_of
 from nas_gateway.drivers.s3_direct import S3Direct
 from nas_gateway.drivers.s3_download import S3Download
+from nas_gateway.drivers.s3_erase import S3Erasing
 from nas_gateway.drivers.s3_errors import translated
 from nas_gateway.drivers.s3_tails import S3Tails
 from nas_gateway.drivers.s3_upload import Multipart, composite_etag, peak_upload_bytes
@@ -33,7 +34,7 @@ DELETE_BATCH = 1000  # DeleteObjects takes no more
 __all__ = ["S3Storage", "peak_upload_bytes"]
 
 
-class S3Storage(S3Direct, S3Tails):
+class S3Storage(S3Direct, S3Tails, S3Erasing):
     """One disk in a bucket; keys are `prefix/path`. Thread-safe: one client and its connection pool for all threads.
 
     Memory of one `save`: (concurrency + 2) * 8 MiB, 48 MiB by default (`peak_upload_bytes`); a file below 8 MiB takes
@@ -66,7 +67,7 @@ class S3Storage(S3Direct, S3Tails):
             raise PayloadTooLarge
         if if_absent and self.exists(path):
             raise FileExists
-        whole = hashlib.sha256()
+        whole = common.Whole(content)
         # Pages of a fresh bytearray take no memory before they are written to: a small file costs its size.
         part = part_bytes_for(length)
         first = bytearray(part if length is None else min(part, length))

@@ -19,15 +19,19 @@ from chalicelib.auth.policy import Permission
 from chalicelib.errors import (
     DepotError,
     FileMissing,
+    InvalidRequest,
     LeaseLost,
     LedgerUnavailable,
+    ObjectCorrupt,
+    OnHold,
     PayloadTooLarge,
     UploadInProgress,
 )
-from chalicelib.limits import LEASE_SECONDS, MAX_OBJECT_BYTES
+from chalicelib.limits import LEASE_SECONDS, MAX_OBJECT_BYTES, MAX_TEMPORARY_HOURS
 from chalicelib.storage.base import ByteRange, Download, ObjectInfo, PartStorage, Reader, SavedPath
 from chalicelib.storage.paths import normalise, normalise_prefix
 from nas_gateway.files.access import Access, Call
+from nas_gateway.files.deletion import Deletion
 from nas_gateway.files.downloads import TrackedDownload, enriched
 from nas_gateway.files.placement import Placement
 from nas_gateway.files.registry import Change, Registry
@@ -59,6 +63,7 @@ class Transfers:
     ) -> None:
         self.disk, self.ledger, self.registry = disk, ledger, registry
         self.access = Access(ledger, registry)
+        self.deletion = Deletion(disk, ledger, registry, clock=clock)
         self._disks = tuple(disks)
         self._temporary = timedelta(hours=temporary_hours)
         self.max_bytes, self.clock = max_bytes, clock
@@ -73,11 +78,16 @@ class Transfers:
         *,
         sha256: str | None = None,
         if_absent: bool = False,
+        action: str = Action.FILE_UPLOADED_VIA_STREAM,
+        cleanup_hours: float | None = None,
     ) -> SavedPath:
-        """Store a stream as one file. Raises what the reader and the driver raise; nothing is kept then."""
+        """Store a stream as one file. Raises what the reader and the driver raise; nothing is kept then.
+
+        `cleanup_hours`: a temporary file's own deadline, instead of the usual one.
+        """
         storage = self.disk(place.disk)
         source = watch(content, self.max_bytes)
-        file, intent = self.announce(call, place, Action.FILE_UPLOADED_VIA_STREAM, if_absent=if_absent)
+        file, intent = self.announce(call, place, action, if_absent=if_absent, cleanup_hours=cleanup_hours)
         source.every(LEASE_SECONDS / 3, lambda: self.registry.renew(file, LEASE_SECONDS))
         try:
             saved = storage.save(
@@ -87,7 +97,10 @@ class Transfers:
             self.withdraw(file, intent, error, source.count)
             raise
         file.size, file.sha256, file.etag = saved.size, saved.sha256, saved.etag
-        event = self.complete(file, intent)
+        seen = source.forwarded
+        event = self.complete(
+            file, intent, note=forwarded_note(seen.count, seen.digest.hexdigest()) if seen and seen.confirmed else None
+        )
         return SavedPath(
             place.path,
             size=saved.size,
@@ -113,6 +126,7 @@ class Transfers:
         tracking_id: str | None = None,
         also: Change | None = None,
         unplaced: bool = False,
+        cleanup_hours: float | None = None,
     ) -> tuple[TrackedFile, Intent]:
         """Authorise an upload, take its path and record its intent. Nothing has moved yet.
 
@@ -123,7 +137,7 @@ class Transfers:
             raise PayloadTooLarge(f"The largest file taken here is {self.max_bytes} bytes.")
         self.access.upload(call, place, if_absent=if_absent, unplaced=unplaced)
         now = self.clock()
-        due = datetime.fromtimestamp(now, UTC) + self._temporary if place.temporary else None
+        due = self._due(place, now, cleanup_hours)
         file = self._new_row(call, place, now, due)
         file.file_id, file.tracking_id = file_id or file.file_id, tracking_id or file.tracking_id
         operation = Operation(
@@ -150,7 +164,13 @@ class Transfers:
         return file, intent
 
     def complete(
-        self, file: TrackedFile, intent: Intent, *, action: str | None = None, also: Change | None = None
+        self,
+        file: TrackedFile,
+        intent: Intent,
+        *,
+        action: str | None = None,
+        note: Mapping[str, str] | None = None,
+        also: Change | None = None,
     ) -> PHIFileTracking:
         """The bytes are on the NAS: make the file available and record the outcome, in one transaction; the event.
 
@@ -165,16 +185,32 @@ class Transfers:
                 file_size=int(file.size or 0),
                 file_hash=file.sha256 or file.parts_sha256,
                 action=action,
+                metadata=note,
                 changes=_both(self.registry.arrived(file), also),
             )
         except ChangeRefused as refused:
-            if refused.index:  # not the path's own row: somebody else goes on with this very upload
-                raise LeaseLost from None
+            if refused.index:  # not the path's own row
+                self._check_not_held(file, intent, also)
+                raise LeaseLost from None  # somebody else goes on with this very upload
             error = LeaseLost("Another upload took this path over while this one was held up. It was not recorded.")
             self.withdraw(file, intent, error, int(file.size or 0))
             raise error from None
         except LedgerUnavailable as error:
             raise LedgerUnavailable(_NOT_RECORDED) from error
+
+    def _check_not_held(self, file: TrackedFile, intent: Intent, also: Change | None) -> None:
+        """Raises `OnHold` where a hold was set while the bytes were on their way: the row of the held file stays.
+
+        Its bytes may be gone by then: an alarm. (A hold on the file itself waits for such an upload; one on its cohort
+        cannot.) An upload session is ended by who finishes it.
+        """
+        try:
+            self.registry.check_replaceable(file)
+        except OnHold as error:
+            observability.log_event("held_file_overwritten", logging.ERROR, disk=file.disk, file_id=file.file_id)
+            if also is None:
+                self.withdraw(file, intent, error, int(file.size or 0))
+            raise
 
     def withdraw(
         self,
@@ -226,6 +262,7 @@ class Transfers:
         path = normalise(path)
         storage = self.disk(disk)
         file = self.access.file(call, Permission.READ, disk, path)
+        _intact(file)
         metadata = {"range": range.header()} if range else {}
         intent = self.ledger.begin(self._operation(call, Action.FILE_DOWNLOADED_VIA_STREAM, disk, path, file, metadata))
         try:
@@ -251,6 +288,7 @@ class Transfers:
         """What the NAS holds at a path, with what the registry knows of it. Raises `FileMissing`."""
         path = normalise(path)
         file = self.access.file(call, Permission.LIST, disk, path)
+        _intact(file)
         return enriched(self.disk(disk).get_metadata(path), file)
 
     def exists(self, call: Call, disk: str, path: str) -> bool:
@@ -262,9 +300,9 @@ class Transfers:
         return self.disk(disk).exists(path)
 
     def file(self, call: Call, file_id: str) -> TrackedFile:
-        """An available file by its id. One of another cohort is `FileMissing`, not `Forbidden`, and recorded."""
+        """A stored file by its id, damaged or not. One of another cohort is `FileMissing`, not `Forbidden`, and recorded."""
         file = self.registry.get(file_id)
-        if file is None or file.state != State.AVAILABLE:
+        if file is None or file.state not in (State.AVAILABLE, State.CORRUPT):
             raise FileMissing
         if not call.principal.may(Permission.LIST, file.cohort):
             self.access.hide(call, Permission.LIST, file)
@@ -274,36 +312,26 @@ class Transfers:
         """Temporary files that are there and older than a moment (epoch seconds), those longest due first."""
         horizon = created_before + self._temporary.total_seconds()
         found = self.registry.due_for_cleanup(self._disks, before=horizon, limit=limit)
-        return [file for file in found if file.state == State.AVAILABLE]
+        # A deadline of its own may lie before the usual one: such a file is young all the same.
+        return [
+            file
+            for file in found
+            if file.state == State.AVAILABLE
+            and (file.created_at <= created_before or (file.cleanup_due or 0) < self.clock())
+        ]
 
     # --- delete ----------------------------------------------------------------------------------------------
 
     def delete(self, call: Call, disk: str, path: str) -> str:
-        """Delete one file; the tracking id. Raises `FileMissing`, `Forbidden`.
+        """Delete one file; the tracking id. Raises `FileMissing`, `Forbidden`, `OnHold`, `UploadInProgress`.
 
-        A file that the registry knows and the NAS no longer has is closed, and the event says that it was already gone.
+        How, and what stays where it fails: `deletion`. A file that the registry knows and the NAS no longer has is closed, and the event says that it was already gone.
         """
         path = normalise(path)
-        storage = self.disk(disk)
+        self.disk(disk)  # raises for a disk that is not there
         file = self.access.file(call, Permission.DELETE, disk, path)
-        intent = self.ledger.begin(self._operation(call, Action.FILE_DELETED_VIA_API, disk, path, file))
-        note: dict[str, str] = {}
-        try:
-            try:
-                storage.delete(path)
-            except FileMissing:
-                if file is None:
-                    raise
-                note["already_gone"] = "true"
-        except BaseException as error:
-            self._finish_quietly(intent, error, 0)
-            raise
-        try:
-            changes = self.registry.deleted(file) if file else None
-            self.ledger.finish(intent, Outcome.COMPLETED, metadata=note, changes=changes)
-        except ChangeRefused:
-            raise UploadInProgress("A new upload took the path while it was being deleted.") from None
-        return intent.tracking_id
+        operation = self._operation(call, Action.FILE_DELETED_VIA_API, disk, path, file)
+        return self.deletion.delete(operation, file).tracking_id
 
     def delete_prefix(
         self, call: Call, disk: str, prefix: str, *, dry_run: bool
@@ -362,6 +390,13 @@ class Transfers:
             request_id=call.request_id,
         )
 
+    def _due(self, place: Placement, now: float, hours: float | None) -> datetime | None:
+        """When a file must be gone; None for what stays. Raises `InvalidRequest` for a deadline that cannot be."""
+        if hours is not None and not (place.temporary and 0 < hours <= MAX_TEMPORARY_HOURS):
+            raise InvalidRequest(f"Only temporary files have a deadline: above 0, at most {MAX_TEMPORARY_HOURS} hours.")
+        period = self._temporary if hours is None else timedelta(hours=hours)
+        return datetime.fromtimestamp(now, UTC) + period if place.temporary else None
+
     def _new_row(self, call: Call, place: Placement, now: float, due: datetime | None) -> TrackedFile:
         return TrackedFile(
             file_id=uuid.uuid4().hex,
@@ -387,10 +422,23 @@ class Transfers:
         self._closer(intent)(moved, error)
 
 
+def _intact(file: TrackedFile | None) -> None:
+    """What was found to be damaged is not handed out. Raises `ObjectCorrupt`."""
+    if file is not None and file.state == State.CORRUPT:
+        raise ObjectCorrupt
+
+
 def _unrecorded(failure: DepotError, intent: Intent) -> None:
     """The open intent stays behind as the trace; the operator is told."""
     fields = {"error_code": failure.code, "tracking_id": intent.tracking_id}
     observability.log_event("outcome_not_recorded", logging.WARNING, **fields)
+
+
+def forwarded_note(count: int | None, sha256: str | None) -> dict[str, str]:
+    """What the web tier says it forwarded, as the completion's event tells it beside the services tier's own figures."""
+    if count is None:
+        return {}
+    return {"forwarded_bytes": str(count), **({"forwarded_sha256": sha256} if sha256 else {})}
 
 
 def _both(first: Change, second: Change | None) -> Change:

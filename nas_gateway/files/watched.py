@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from chalicelib.errors import PayloadTooLarge
 from chalicelib.storage.base import Reader
+from chalicelib.storage.seal import forwarded_of
 from chalicelib.storage.streams import length_of
 
 
@@ -23,6 +24,7 @@ class Watched:
         self._period, self._callback, self._last = float("inf"), _nothing, time.monotonic()
         self._since, self._reading = time.monotonic(), False
         self.count = 0
+        self.forwarded = forwarded_of(reader)
 
     def silent_seconds(self) -> float:
         """How long the reading thread has waited for its next byte; 0 while it is busy elsewhere. From any thread."""

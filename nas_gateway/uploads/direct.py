@@ -15,6 +15,7 @@ from chalicelib.auth.policy import Permission
 from chalicelib.errors import (
     InvalidRequest,
     LengthMismatch,
+    ObjectCorrupt,
     PresigningOff,
     UploadEnded,
     UploadMissing,
@@ -88,6 +89,8 @@ class Direct:
         file = self._transfers.file(call, file_id)
         if not call.is_service and not call.principal.may(Permission.READ, file.cohort):
             self._transfers.access.deny(call, Permission.READ, file.disk, file.path, file.cohort)
+        if file.state == State.CORRUPT:
+            raise ObjectCorrupt
         signed = self._storage(file.disk).presign_download(
             file.path,
             filename=file.filename,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from chalicelib.errors import DigestMismatch, FileMissing, UploadLost, UploadMissing, UploadStateConflict
+from chalicelib.errors import DigestMismatch, FileMissing, OnHold, UploadLost, UploadMissing, UploadStateConflict
 from chalicelib.limits import CHUNKED_ACTION_OVER_BYTES
 from chalicelib.storage.base import ObjectInfo, Part, PartStorage
 from chalicelib.storage.streams import read_full
 from chalicelib.storage.uploads import Receipt
 from nas_gateway.files.tables import State, TrackedFile
-from nas_gateway.files.transfers import Transfers
+from nas_gateway.files.transfers import Transfers, forwarded_note
 from nas_gateway.ledger import queries
 from nas_gateway.ledger.events import Action, Intent, Outcome, iso
 from nas_gateway.ledger.tables import PHIFileTracking
@@ -54,13 +54,21 @@ class Finisher:
             path=session.path,
         )
         try:
+            if not again:  # otherwise it may be visible by now
+                self._transfers.registry.check_replaceable(file)
             with kept(lambda: self._keep(held), self._every):
                 self._make_visible(session, file, expected or session.sha256, again)
-        except (DigestMismatch, UploadLost) as error:
-            self.end(session, State.FAILED if isinstance(error, DigestMismatch) else State.LOST, error)
+        except (DigestMismatch, UploadLost, OnHold) as error:
+            self.end(session, State.LOST if isinstance(error, UploadLost) else State.FAILED, error)
             raise
         action = action_of(int(file.size or 0))
-        event = self._transfers.complete(file, intent, action=action, also=rows.ended(session, State.AVAILABLE))
+        seen = forwarded_note(None if session.forwarded is None else int(session.forwarded), session.forwarded_sha256)
+        ended = rows.ended(session, State.AVAILABLE)
+        try:
+            event = self._transfers.complete(file, intent, action=action, note=seen, also=ended)
+        except OnHold as error:
+            self.end(session, State.FAILED, error)
+            raise
         rows.note_ended(session, State.AVAILABLE)
         self._hashes.forget(session.upload_id)
         return receipt_of(file, event)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from chalicelib import observability
 from chalicelib.auth.policy import SERVICE
-from chalicelib.errors import FileMissing, OperationEnded, ServicesInterrupted, StorageError, UploadMissing
+from chalicelib.errors import FileMissing, OperationEnded, ServicesInterrupted, UploadMissing
+from nas_gateway.files.deletion import DELETABLE
 from nas_gateway.files.registry import Change
 from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.files.transfers import Transfers
 from nas_gateway.ledger import queries
-from nas_gateway.ledger.events import Action, Intent, Outcome
+from nas_gateway.ledger.events import Action, Intent, Operation, Outcome
 from nas_gateway.ledger.ledger import ChangeRefused
 from nas_gateway.uploads import rows
 from nas_gateway.uploads.report import Finding, Rule
@@ -25,6 +27,9 @@ from nas_gateway.uploads.report import Finding, Rule
 LONG_SECONDS = 24 * 3600
 # What a crash left so early that not even its path was written down; drivers abort it under any name.
 NAMELESS = "unnamed"
+
+# Ended by deleting once more; of a temporary file that is the clean-up's.
+_DELETIONS = (Action.FILE_DELETED_VIA_API, Action.TEMPORARY_FILE_DELETED)
 
 _GONE = "Whoever did this went away in the middle, and nobody can say how far it came. The sweep closed it."
 
@@ -37,17 +42,23 @@ class LeftOpen:
 
     def find(self) -> Iterator[Finding]:
         """Raises `LedgerUnavailable`."""
-        now = self._transfers.clock()
+        now, deleting = self._transfers.clock(), set[str]()
         for intent in list(queries.open_operations(older_than=datetime.fromtimestamp(now - self._stale, UTC))):
             finding = self._diagnose(intent, now)
             if finding is not None:
                 yield finding
+            if finding is not None and finding.rule is Rule.DELETED:
+                deleting.add(str(intent.operation.file_id))
+        # Deletions that ended as failed: the row says that the file is to go.
+        for file in list(self._transfers.registry.deletions_begun(before=now - self._stale)):
+            if file.file_id not in deleting:
+                yield Finding(Rule.DELETED, file.disk, file.file_id, partial(self._delete_anew, file.file_id))
 
     def _diagnose(self, intent: Intent, now: float) -> Finding | None:
         operation, disk, ident = intent.operation, intent.operation.disk or "", intent.tracking_id
         if operation.action == Action.ORPHAN_UPLOAD_ABORTED:
             return Finding(Rule.ORPHAN, disk, ident, lambda: self._abort_again(intent))
-        if operation.action == Action.FILE_DELETED_VIA_API and operation.file_id:
+        if operation.action == Action.ORPHAN_OBJECT_DELETED or (operation.action in _DELETIONS and operation.file_id):
             return Finding(Rule.DELETED, disk, ident, lambda: self._delete_again(intent))
         file = self._transfers.registry.get(operation.file_id) if operation.file_id else None
         if file is not None and file.tracking_id == intent.tracking_id:
@@ -97,22 +108,39 @@ class LeftOpen:
 
     def _delete_again(self, intent: Intent) -> Rule | None:
         """Delete and look. The path is held meanwhile, so that no new file there is taken for the old one."""
-        operation, registry = intent.operation, self._transfers.registry
-        file = registry.get(str(operation.file_id))
-        if file is None or file.state != State.AVAILABLE:
+        file_id, transfers = intent.operation.file_id, self._transfers
+        file = transfers.registry.get(file_id) if file_id else None
+        if file_id and (file is None or file.state not in DELETABLE):
             if file is not None and file.state == State.DELETED:
                 return Rule.DELETED if self._finish(intent, Outcome.COMPLETED, note={"already_gone": "true"}) else None
             return self._unknown(intent)
-        registry.hold(file, intent.tracking_id, self._hold)
-        storage, note = self._transfers.disk(file.disk), dict[str, str]()
+        if transfers.ledger.open_intent(intent.tracking_id) is None:
+            return None
         try:
-            storage.delete(file.path)
-        except FileMissing:
-            note["already_gone"] = "true"
-        if storage.exists(file.path):
-            raise StorageError("The file is still there after it was deleted. It is tried again later.")
-        changes = registry.deleted(file, holder=intent.tracking_id)
-        return Rule.DELETED if self._finish(intent, Outcome.COMPLETED, note=note, changes=changes) else None
+            transfers.deletion.go_on(intent, file)
+        except OperationEnded:
+            return None
+        return Rule.DELETED
+
+    def _delete_anew(self, file_id: str) -> Rule | None:
+        """A deletion whose last try failed, as an operation of its own."""
+        transfers, file = self._transfers, self._transfers.registry.get(file_id)
+        if file is None or file.state != State.DELETING or (file.cleanup_after or 0) >= transfers.clock():
+            return None
+        operation = Operation(
+            action=Action.FILE_DELETED_VIA_API,
+            user=None,
+            cohort=file.cohort,
+            file_id=file.file_id,
+            disk=file.disk,
+            file_path=file.path,
+            file_type=file.file_type,
+            file_size=None if file.size is None else int(file.size),
+            file_hash=file.sha256 or file.parts_sha256,
+            metadata={"tries": str(int(file.cleanup_tries or 0))},
+        )
+        transfers.deletion.delete(operation, file)
+        return Rule.DELETED
 
     def _abort_again(self, intent: Intent) -> Rule | None:
         operation = intent.operation

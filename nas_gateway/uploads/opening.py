@@ -65,6 +65,7 @@ class Opener:
             sha256=new.sha256,
             note=dict(new.note) or None,
             sources=sources,
+            key=key,
         )
         saved = keys.saved(key, payload, session, found.over) if key else None
 

@@ -32,6 +32,7 @@ from chalicelib.errors import (
 from chalicelib.storage.base import Part
 from nas_gateway.files.registry import Change
 from nas_gateway.files.tables import State
+from nas_gateway.uploads.tables import ENDED as OVER
 from nas_gateway.uploads.tables import LIVE, UploadPart, UploadSession
 
 Clock = Callable[[], float]
@@ -40,6 +41,8 @@ Clock = Callable[[], float]
 SESSION_SECONDS = 24 * 3600
 # ... and its end is moved only when that gains an hour, so that the index by expiry is not written with every chunk.
 _EXTEND_SECONDS = 3600
+# Rows of a session that ended go so long after it would have expired: receipts are asked for within days.
+KEEP_SECONDS = 7 * 24 * 3600
 # How long a call waits for another to let go of the session: a client that reconnects is faster than the news that its old
 # connection broke. Longer waits are the client's (423, Retry-After).
 WAIT_SECONDS, _POLL_SECONDS = 3.0, 0.05
@@ -227,10 +230,12 @@ def advance(
     lease: float,
     release: bool = False,
     state: str | None = None,
+    forwarded: tuple[int, str | None] | None = None,
 ) -> None:
     """Acknowledge what is durable: the parts' rows, the tails, and the offset moved to `offset`, in one write.
 
-    `release` lets go of the session in the same write; `state` is the state it goes into. At most 99 parts (DynamoDB: 100
+    `release` lets go of the session in the same write; `state` is the state it goes into; `forwarded` is what the web tier
+    has confirmed by now: the session's bytes, and their digest where it is known. At most 99 parts (DynamoDB: 100
     actions a transaction). Raises `LeaseLost` when the epoch or the offset is no longer what this writer knows.
     """
     now = clock()
@@ -249,6 +254,8 @@ def advance(
         values["clean_epoch"] = int(session.epoch)
     if state:
         values["state"] = state
+    if forwarded is not None:
+        values["forwarded"], values["forwarded_sha256"] = forwarded
     if now + SESSION_SECONDS - session.expires_at > _EXTEND_SECONDS:
         values["expires_at"] = int(now + SESSION_SECONDS)
     actions = [
@@ -310,6 +317,11 @@ def completing(session: UploadSession) -> None:
         update(session, [UploadSession.state.set(State.COMPLETING)], UploadSession.epoch == session.epoch)
 
 
+def condemn(session: UploadSession) -> None:
+    """Whatever fails from here on, nobody can go on with it: for all but the sweep it has expired. Raises as `update`."""
+    update(session, [UploadSession.expires_at.set(0)], UploadSession.epoch == session.epoch)
+
+
 def reopened(session: UploadSession) -> None:
     """The store refused to complete what was there: more may be sent. Raises `LeaseLost`, `LedgerUnavailable`."""
     update(session, [UploadSession.state.set(State.OPEN)], UploadSession.epoch == session.epoch)
@@ -321,10 +333,14 @@ def ended(session: UploadSession, state: str) -> Change:
     Conditional on the epoch: a holder that slept past its lease must not end what another is going on with.
     """
 
+    # (A condemned session has no expiry of its own any more.)
+    forget_at = int(max(session.expires_at, session.created_at + SESSION_SECONDS) + KEEP_SECONDS)
+    over = [UploadSession.live.remove(), UploadSession.ended.set(OVER), UploadSession.forget_at.set(forget_at)]
+
     def change(transaction: TransactWrite) -> None:
         transaction.update(
             UploadSession(session.upload_id),
-            [UploadSession.state.set(state), UploadSession.live.remove(), *letting_go(session)],
+            [UploadSession.state.set(state), *over, *letting_go(session)],
             condition=UploadSession.epoch == session.epoch,
         )
 

@@ -14,6 +14,7 @@ from chalicelib.auth.policy import Principal
 from chalicelib.errors import (
     ChecksumMismatch,
     DigestMismatch,
+    ForwardedDiffers,
     InvalidRequest,
     LengthMismatch,
     PayloadTooLarge,
@@ -50,6 +51,7 @@ class Uploads:
         self.transfers, self.lease = transfers, lease
         self.wait = rows.WAIT_SECONDS
         self.hashes = RunningHashes()
+        transfers.deletion.live_handles = lambda: {session.handle for session in rows.live()}
         self.finisher = Finisher(transfers, self.hashes, self.keep, lease / 3)
         self.opener = Opener(self, scratch_disk)
         self._recent = Recent()
@@ -103,7 +105,12 @@ class Uploads:
         with rows.released(session):
             if session.kind not in (Kind.STREAM, Kind.PARTIAL):
                 raise UploadStateConflict("This upload takes no bytes here.")
-            self.write(session, body, finish=finish)
+            try:
+                self.write(session, body, finish=finish)
+            except ForwardedDiffers as error:
+                rows.condemn(session)
+                self.discard(session, State.FAILED, error)
+                raise
             if session.state == State.COMPLETING:
                 receipt = self.finisher.finish(session, None, again=False)
         return status_of(session, receipt)

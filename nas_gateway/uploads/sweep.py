@@ -19,6 +19,7 @@ from chalicelib.errors import (
     DigestMismatch,
     LeaseLost,
     LedgerUnavailable,
+    OnHold,
     ServicesInterrupted,
     UploadEnded,
     UploadInProgress,
@@ -55,8 +56,10 @@ class Sweep:
         self._strays = Strays(uploads, disks, stale=self._stale)
         self._left_open = LeftOpen(self._transfers, stale=self._stale, hold=uploads.lease)
 
-    def run(self, *, dry_run: bool = False) -> Report:
+    def run(self, *, dry_run: bool = False, over: Callable[[], bool] = lambda: False) -> Report:
         """Repair everything that is found; one failure does not stop the rest. A dry run only finds.
+
+        It stops between two repairs once `over` says so; the next run goes on.
 
         Raises `LedgerUnavailable` when it cannot even look.
         """
@@ -69,10 +72,12 @@ class Sweep:
             self._strays.tails(report),
         )
         for finding in found:
+            if over():
+                break
             report.note(finding)
             if not dry_run:
                 self._apply(finding.rule, finding.repair, report)
-        if not dry_run:
+        if not dry_run and not over():
             self._strays.discard_staged(report)
         for rule in sorted({*report.found, *report.repaired, *report.failed}):
             counts = {"found": report.found[rule], "count": report.repaired[rule]}
@@ -86,7 +91,7 @@ class Sweep:
     def _apply(rule: Rule, repair: Callable[[], Rule | None], report: Report) -> None:
         try:
             applied = repair()
-        except (UploadInProgress, UploadMissing, LeaseLost):  # somebody else is at it, or was
+        except (UploadInProgress, UploadMissing, LeaseLost, OnHold):  # somebody else is at it, or was; or a hold stands
             report.skipped += 1
         except DepotError as error:
             report.fail(rule, error.code)

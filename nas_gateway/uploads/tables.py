@@ -19,7 +19,7 @@ class Kind:
     DIRECT = "direct"  # straight to the store, by presigned URLs
 
 
-LIVE = "live"
+LIVE, ENDED = "live", "ended"
 
 
 class ByExpiry(GlobalSecondaryIndex["UploadSession"]):
@@ -33,13 +33,27 @@ class ByExpiry(GlobalSecondaryIndex["UploadSession"]):
     expires_at = NumberAttribute(range_key=True)
 
 
+class ByEnd(GlobalSecondaryIndex["UploadSession"]):
+    """Sessions that have ended, by when their rows may go. Sparse: `ended` is set when a session ends."""
+
+    class Meta:
+        index_name = "by-end"
+        projection = KeysOnlyProjection()
+
+    ended = UnicodeAttribute(hash_key=True)
+    forget_at = NumberAttribute(range_key=True)
+
+
 class UploadSession(Model):
     """One upload that comes in several calls. `offset` is what has been acknowledged, in bytes; times are epoch seconds.
 
     `epoch` counts the writers that have held it and `holder` names the last; `lease_until` is when its hold ends, 0 once it
     let go; `clean_epoch` is the last epoch of which, and before which, nobody can still be writing a part behind the recorded
     ones. `tails` are the acknowledged bytes behind the last
-    part, as `[offset, size, sha256]` each. `sources` are the partial uploads that a final one is made of.
+    part, as `[offset, size, sha256]` each. `sources` are the partial uploads that a final one is made of. `forwarded` is how
+    many bytes the web tier has confirmed that it sent (`seal`), and `forwarded_sha256` their digest where they came in one
+    body; None where no body had a seal. `key` is its idempotency key's row. `ended` is set when it ends, and `forget_at`
+    is when the job `expiry` may remove its rows.
     """
 
     class Meta:
@@ -71,8 +85,14 @@ class UploadSession(Model):
     tails = JSONAttribute(null=True)
     note = JSONAttribute(null=True)
     sources = JSONAttribute(null=True)
+    forwarded = NumberAttribute(null=True)
+    forwarded_sha256 = UnicodeAttribute(null=True)
+    key = UnicodeAttribute(null=True)
+    ended = UnicodeAttribute(null=True)
+    forget_at = NumberAttribute(null=True)
 
     by_expiry = ByExpiry()
+    by_end = ByEnd()
 
 
 class UploadPart(Model):

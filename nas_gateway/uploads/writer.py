@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from chalicelib.errors import LengthMismatch, PayloadTooLarge
+from chalicelib.errors import ForwardedDiffers, LengthMismatch, PayloadTooLarge
 from chalicelib.limits import BLOCK_BYTES, MAX_PARTS, grown_part_bytes
 from chalicelib.storage.base import Part, PartStorage, Reader
+from chalicelib.storage.seal import Forwarded, forwarded_of
 from chalicelib.storage.streams import length_of
 from nas_gateway.files.tables import State
 from nas_gateway.uploads import rows
@@ -52,6 +53,9 @@ class Writer:
         self._digest = hashes.take(session.upload_id, int(session.offset))
         self._size = rows.size_of(session)
         self._end = int(session.offset)  # what has been read, acknowledged or not
+        self._before = int(session.forwarded or 0)
+        self._forwarded: Forwarded | None = None
+        self._hashed = False  # `_digest` is kept by the reader
         self._held: list[Tail] = rows.tails(session)
         self._parted = self._end - sum(size for _, size, _ in self._held)  # what is in parts, acknowledged or not
         skipped = PARTS_IN_FLIGHT * rows.unclean_epochs(session) if storage.renumber_after_loss else 0
@@ -72,6 +76,10 @@ class Writer:
         was acknowledged last.
         """
         length = length_of(body)
+        self._forwarded = forwarded_of(body)
+        if self._forwarded is not None and self._end == 0:
+            # The reader hashes this body anyway, and this body is all there is of the file so far.
+            self._digest, self._hashed = self._forwarded.digest, True
         if self._size is not None and length is not None and self._end + length > self._size:
             raise LengthMismatch("More bytes were sent than the size that was announced. Nothing of them was kept.")
         try:
@@ -82,6 +90,14 @@ class Writer:
         if broken is not None:
             raise broken
 
+    def _confirmed(self) -> tuple[int, str | None] | None:
+        """What the web tier has confirmed of the session, this body included once its seal was seen."""
+        seen = self._forwarded
+        if seen is None:
+            return None
+        whole = self._size is not None and seen.confirmed and seen.count == self._size
+        return self._before + seen.count * seen.confirmed, seen.digest.hexdigest() if whole else None
+
     def _take_in(self, body: Reader, length: int | None, finish: bool) -> BaseException | None:
         while True:
             held = sum(size for _, size, _ in self._held)
@@ -91,6 +107,8 @@ class Writer:
             want = room if length is None else min(room, length)
             buffer = self._buffer(held + max(0, want))
             count, broken = fill(body, memoryview(buffer)[held:], self._seen)
+            if isinstance(broken, ForwardedDiffers):
+                raise broken  # of this body nothing counts, not even what has been acknowledged
             length = None if length is None else length - count
             self._end += count
             closing = self._size is not None and self._end == self._size
@@ -106,7 +124,7 @@ class Writer:
 
     def _seen(self, piece: memoryview) -> None:
         """Hashed while it is in the processor's cache."""
-        if self._digest is not None:
+        if self._digest is not None and not self._hashed:
             self._digest.update(piece)
 
     def _buffer(self, size: int) -> bytearray:
@@ -166,7 +184,7 @@ class Writer:
             merged, offset = self._held, self._held[0][0]
             data = b"".join([*self._tails.fetch(self._session.upload_id, merged), data])
         self._held = [*([] if merged else self._held), self._tails.put(self._session.upload_id, offset, data)]
-        self._acknowledge(offset=self._end, tails=self._held, release=True)
+        self._acknowledge(offset=self._end, tails=self._held, release=True, forwarded=self._confirmed())
         self._tails.drop(self._session.upload_id, merged)
 
     # --- acknowledging ---------------------------------------------------------------------------------------------
@@ -195,7 +213,8 @@ class Writer:
 
     def _acknowledge_parts(self, done: Sequence[Part], *, release: bool, closing: bool) -> None:
         state = State.COMPLETING if closing else None
-        self._acknowledge(offset=done[-1].offset + done[-1].size, new=done, release=release, state=state)
+        offset = done[-1].offset + done[-1].size
+        self._acknowledge(offset=offset, new=done, release=release, state=state, forwarded=self._confirmed())
 
     def _stop(self) -> None:
         """No part may still be on its way when the session is let go: the next writer uses the same numbers."""

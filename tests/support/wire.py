@@ -68,6 +68,7 @@ class Wire:
         self._awaited: dict[int, Callable[[], object]] = {}
         self._to_create = created
         self.passed = 0
+        self.alter: Callable[[bytes], bytes] = lambda block: block  # what clients send, on its way
         threading.Thread(target=self._accept, daemon=True).start()
 
     def at(self, passed: int, action: Action) -> None:
@@ -107,7 +108,7 @@ class Wire:
         with contextlib.suppress(OSError):
             while block := client.recv(BLOCK):
                 self._count(link, len(block))
-                server.sendall(block)
+                server.sendall(self.alter(block))
             server.shutdown(socket.SHUT_WR)
             return
         link.reset()

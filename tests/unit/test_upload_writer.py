@@ -12,15 +12,19 @@ import pytest
 
 from chalicelib.errors import (
     DepotError,
+    ForwardedDiffers,
     LeaseLost,
     LengthMismatch,
     ObjectCorrupt,
+    OffsetConflict,
     StorageUnavailable,
     TruncatedBody,
+    UploadEnded,
     UploadLost,
     UploadStateConflict,
 )
 from chalicelib.limits import KIB, MAX_PARTS, MIB
+from chalicelib.storage.seal import SealedBody, unsealed
 from chalicelib.storage.streams import BytesReader, IteratorReader
 from chalicelib.storage.uploads import NewUpload
 from nas_gateway.drivers.local import LocalFileSystemStorage
@@ -437,3 +441,44 @@ def test_an_acknowledgement_from_another_offset_than_the_rows_is_refused(world_o
     with pytest.raises(LeaseLost):
         rows.advance(session, offset=5, clock=world.clock, lease=60)
     assert row(upload_id).offset == 7
+
+
+# --- what the web tier forwarded was altered on the way ---------------------------------------------------------------
+
+
+class Unabortable(MemoryStorage):
+    """A store that cannot be reached when an upload is to be discarded."""
+
+    down = True
+
+    def abort_parts(self, path, handle):
+        if self.down:
+            raise StorageUnavailable
+        super().abort_parts(path, handle)
+
+
+def altered(data):
+    """A sealed body of which one bit changed behind the first part."""
+    wire = bytearray(b"".join(SealedBody.of(BytesReader(data), len(data))))
+    wire[PART + 1] ^= 1
+    return unsealed(BytesReader(bytes(wire)), str(len(data)), lambda: None)
+
+
+def test_nobody_goes_on_with_a_session_that_was_given_altered_bytes_even_if_it_cannot_be_discarded(world_on):
+    """Parts of that very body may have been acknowledged, so what is left must not become a file."""
+    store = Unabortable("submissions", **RULES["s3"])
+    world, where = world_on(store=store), new()
+    process = world.process()
+    sender = Sender(world, DATA[: 4 * PART], where, (4 * PART,), part_bytes=PART)
+    sender.begin(process)
+    with pytest.raises((StorageUnavailable, ForwardedDiffers)):
+        process.append(Call(), sender.upload_id, 0, altered(sender.data))
+    store.down = False
+    offset = int(row(sender).offset)
+    assert 0 < offset < len(sender.data), "the test is about parts that were acknowledged before the seal was seen"
+    for attempt in (offset, 0):
+        with pytest.raises((UploadEnded, OffsetConflict)):
+            process.append(Call(), sender.upload_id, attempt, BytesReader(sender.data[attempt:]))
+    with pytest.raises(UploadEnded):
+        process.complete(Call(), sender.upload_id)
+    assert not store.exists(where.path)

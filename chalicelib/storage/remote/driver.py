@@ -14,14 +14,16 @@ from chalicelib import errors
 from chalicelib.http import metadata_from_headers, metadata_headers
 from chalicelib.storage.base import ByteRange, Content, Download, Health, ObjectInfo, Page, Reader, SavedPath
 from chalicelib.storage.paths import normalise, normalise_prefix
-from chalicelib.storage.remote.transport import SourceBody, Transport
-from chalicelib.storage.streams import as_reader, read_full
+from chalicelib.storage.remote.temporary import RemoteTemporary
+from chalicelib.storage.remote.transport import Transport
+from chalicelib.storage.seal import SealedBody
+from chalicelib.storage.streams import BytesReader, as_reader, read_full
 
 # Tries for one chunk of the three-phase call; waits 0.2, 0.4 s between them.
 RETRIES = 3
 
 
-class RemoteStorageDriver:
+class RemoteStorageDriver(RemoteTemporary):
     """One disk of the services tier, seen from the web tier. Thread-safe; the transport's pool is shared by all disks."""
 
     def __init__(
@@ -58,7 +60,7 @@ class RemoteStorageDriver:
         if sha256:
             headers["X-Content-SHA256"] = sha256
         reader, length = as_reader(content)
-        body = SourceBody.of(reader, length)
+        body = SealedBody.of(reader, length)
         return self._saved(self._json("POST", "upload", {"path": path}, headers=headers, body=body))
 
     def save_chunked(self, path: str, reader: Reader, metadata: Mapping[str, str] | None = None) -> SavedPath:
@@ -86,7 +88,9 @@ class RemoteStorageDriver:
         for attempt in range(RETRIES):
             try:
                 query = {"phase": "chunk", **upload, "offset": str(offset)}
-                answer = self._json("POST", "upload_chunked", query, body=chunk[len(chunk) - (end - offset) :])
+                rest = memoryview(chunk)[len(chunk) - (end - offset) :]
+                body = SealedBody.of(BytesReader(rest), len(rest))
+                answer = self._json("POST", "upload_chunked", query, body=body)
                 return int(answer["offset"])
             except errors.DepotError as error:
                 if not error.retryable or attempt == RETRIES - 1:

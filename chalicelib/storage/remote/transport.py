@@ -9,7 +9,7 @@ A POST with a body is never repeated by itself: its source can be read only once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import requests
@@ -20,8 +20,7 @@ from urllib3.util.retry import Retry
 
 from chalicelib import errors
 from chalicelib.limits import BLOCK_BYTES
-from chalicelib.storage.base import Reader
-from chalicelib.storage.streams import blocks
+from chalicelib.storage.seal import SealedBody
 
 USER_AGENT = "DepotRemoteStorage/1.0"
 CONNECT_TIMEOUT = 5.0
@@ -61,7 +60,7 @@ class Transport:
         query: Mapping[str, str] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
-        body: SourceBody | bytes | None = None,
+        body: SealedBody | None = None,
         json: Mapping[str, Any] | None = None,
         stream: bool = False,
         accept: tuple[int, ...] = (),
@@ -75,7 +74,7 @@ class Transport:
                 method,
                 self.service_url + path,
                 params=query,
-                headers={**self._fixed, **self._headers(), **(headers or {})},
+                headers={**self._fixed, **self._headers(), **(headers or {}), **(body.headers() if body else {})},
                 data=body,
                 json=json,
                 stream=stream,
@@ -84,7 +83,7 @@ class Transport:
             )
         except (requests.RequestException, OSError, errors.DepotError) as error:
             _raise_cause(error, body)
-        if isinstance(body, SourceBody) and body.error is not None:
+        if isinstance(body, SealedBody) and body.error is not None:
             # The answer came, but the source had broken: whatever it says was not about the whole body.
             response.close()
             raise body.error
@@ -104,7 +103,7 @@ class Transport:
         query: Mapping[str, str] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
-        body: SourceBody | bytes | None = None,
+        body: SealedBody | None = None,
         json: Mapping[str, Any] | None = None,
         accept: tuple[int, ...] = (),
     ) -> dict[str, Any]:
@@ -120,7 +119,7 @@ class Transport:
 
 
 def _raise_cause(error: BaseException, body: object) -> NoReturn:
-    if isinstance(body, SourceBody) and body.error is not None:
+    if isinstance(body, SealedBody) and body.error is not None:
         raise body.error from None
     if isinstance(error, (requests.ConnectTimeout, requests.exceptions.InvalidURL)):
         raise errors.ServicesUnavailable from error
@@ -130,51 +129,6 @@ def _raise_cause(error: BaseException, body: object) -> NoReturn:
     if isinstance(error, requests.RequestException):
         raise errors.ServicesInterrupted from error
     raise error
-
-
-class SourceBody:
-    """A request body that `requests` streams: iterable for chunked coding, `__len__` and `read` for a known length."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self.error: BaseException | None = None
-
-    @staticmethod
-    def of(reader: Reader, length: int | None) -> SourceBody | bytes:
-        if length == 0:
-            return b""  # requests would send a zero length as chunked
-        return SourceBody(reader) if length is None else _SizedBody(reader, length)
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._reader.read(size)
-        except BaseException as error:
-            self.error = error
-            raise
-
-    def __iter__(self) -> Iterator[bytes]:
-        return blocks(self, BLOCK_BYTES)
-
-
-class _SizedBody(SourceBody):
-    """Exactly `length` bytes; a source that ends early raises, since http.client would send a short body and wait."""
-
-    def __init__(self, reader: Reader, length: int) -> None:
-        super().__init__(reader)
-        self._length, self._left = length, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def read(self, size: int = -1) -> bytes:
-        if self._left == 0:
-            return b""
-        block = super().read(min(size, self._left) if size >= 0 else self._left)
-        if not block:
-            self.error = errors.TruncatedBody()
-            raise self.error
-        self._left -= len(block)
-        return block
 
 
 # --- the connection pool -------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from chalicelib.storage.base import Reader
-from chalicelib.storage.remote.transport import SourceBody, Transport
+from chalicelib.storage.remote.transport import Transport
+from chalicelib.storage.seal import SealedBody
 from chalicelib.storage.streams import length_of
 from chalicelib.storage.uploads import Checksum, NewUpload, SignedRequest, StoredPart, UploadStatus
 
@@ -42,7 +43,7 @@ class RemoteUploadSessions:
         headers = {"Content-Type": "application/octet-stream"}
         if checksum is not None:
             headers["X-Depot-Checksum"] = f"{checksum.algorithm} {base64.b64encode(checksum.digest).decode()}"
-        source = SourceBody.of(body, length_of(body))
+        source = SealedBody.of(body, length_of(body))
         answer = self._json("chunk", upload_id, headers=headers, body=source, offset=str(offset), finish="true")
         return UploadStatus.from_json(answer)
 
@@ -79,7 +80,7 @@ class RemoteUploadSessions:
         upload_id: str | None = None,
         *,
         headers: dict[str, str] | None = None,
-        body: SourceBody | bytes | None = None,
+        body: SealedBody | None = None,
         json: dict[str, Any] | None = None,
         **query: str,
     ) -> dict[str, Any]:
