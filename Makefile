@@ -14,12 +14,12 @@ ARGS ?=
 T ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench package test-slow test-clients test-nas lock clean dev
+.PHONY: help run test check lint types bench package assets test-slow test-clients test-browser screenshots test-nas lock clean dev
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-run: $(VENV)/.run ## start everything on this machine (web tier on http://127.0.0.1:8000); Ctrl-C stops it
+run: $(VENV)/.run assets ## start everything on this machine (web tier on http://127.0.0.1:8000); Ctrl-C stops it
 	@exec $(VENV)/bin/depot up $(ARGS)
 
 test: $(VENV)/.dev ## unit and functional tests, without the slow ones (3 minutes on two cores, loopback only)
@@ -38,7 +38,7 @@ types: $(VENV)/.dev ## mypy, strict
 bench: $(VENV)/.dev ## measure throughput, memory and CPU; writes docs/benchmarks.md
 	@$(PY) -m bench $(ARGS)
 
-package: $(VENV)/.run ## dist/web.zip and dist/services.zip for AWS Lambda
+package: $(VENV)/.run assets ## dist/web.zip and dist/services.zip for AWS Lambda
 	@$(PY) -m infra.package $(ARGS)
 
 test-slow: $(VENV)/.dev ## large files, strace, kill loops
@@ -46,6 +46,12 @@ test-slow: $(VENV)/.dev ## large files, strace, kill loops
 
 test-clients: $(VENV)/.dev ## other people's tus clients through both tiers (needs node 18 or newer and npm)
 	@$(PY) -m pytest -m clients tests/integration $(T)
+
+test-browser: $(VENV)/.dev assets ## the pages in Chromium (needs /usr/bin/chromium, node and npm)
+	@$(PY) -m pytest tests/browser $(T)
+
+screenshots: $(VENV)/.dev assets ## take the pictures of docs/pages.md again
+	@$(PY) -m tests.browser.screenshots docs/screenshots
 
 test-nas: $(VENV)/.dev ## the functional and integration suites against Ceph RGW (installs it on Debian, as root)
 	@infra/local/test-nas $(PY) $(T)
@@ -58,8 +64,22 @@ lock: $(VENV)/.run ## compile requirements*.in into requirements*.txt
 	done
 
 clean: ## remove what was built; keeps .depot (the state of `make run`)
-	@rm -rf $(VENV) .build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf $(VENV) .build dist frontend/node_modules chalicelib/web/static/build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+ASSETS = chalicelib/web/static/build/upload.js
+
+assets: ## build the upload page's script and style, where Node (18 or newer) is
+	@if command -v npm >/dev/null && node -e 'process.exit(+process.versions.node.split(".")[0] < 18 ? 1 : 0)' 2>/dev/null; then \
+		$(MAKE) --no-print-directory $(ASSETS); \
+	else \
+		echo "No Node 18 or newer here: the upload page will be a plain form, one file at a time, without resuming."; \
+	fi
+
+$(ASSETS): frontend/package-lock.json frontend/build.mjs $(wildcard frontend/src/*)
+	@echo "Building the upload page ..."
+	@cd frontend && npm ci --ignore-scripts --no-audit --no-fund --silent && node build.mjs
+	@touch $@
 
 dev: $(VENV)/.dev ## make the environment for tests and checks
 

@@ -1,0 +1,16 @@
+"""The browser application: pages rendered here, forms that work without script, and static files. Blueprints of the web tier.
+
+A page asks the same objects as the JSON calls beside it (`WebTier`), so it can do nothing that they cannot. Registered by app.py.
+"""
+
+from __future__ import annotations
+
+from chalice.app import Blueprint
+
+from chalicelib.web.pages import assets, entry, files, trail, upload
+from chalicelib.web.tier import Tier
+
+
+def blueprints(tier: Tier) -> list[Blueprint]:
+    """Every blueprint of the pages, over a web tier that is made on first use."""
+    return [module.blueprint(tier) for module in (entry, files, upload, trail, assets)]
