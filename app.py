@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chalicelib.config import Role, Settings
+from chalicelib.hosting import emf
 from chalicelib.hosting.chalice_app import DepotApp
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 app = DepotApp(app_name="depot")
 role = os.environ.get("SERVER_ROLE", Role.WEB.value).strip().lower()
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # Lambda's own runtime, and no host
+    app.emf = emf.install(role)
 
 
 @cache
@@ -41,23 +44,64 @@ def web_tier() -> WebTier:
     from chalicelib.web import wiring
 
     if role == Role.TESTING:
-        from nas_gateway.wiring import local_audit, local_catalog, local_uploads
+        from chalicelib.web.tier import Backend
+        from nas_gateway.wiring import local_backend
 
-        gateway()
-        return wiring.web_tier(
-            settings(), local_catalog(settings()), local_uploads(settings()), local_audit(settings())
-        )
+        return wiring.web_tier(settings(), Backend(*local_backend(settings())))
     return wiring.web_tier(settings())
 
 
 if role in (Role.WEB, Role.TESTING):
-    from chalicelib.web import audit, client_config, files, health, presigned, session, tus
+    from chalicelib.web import (
+        audit,
+        checkpoints,
+        cleanup,
+        client_config,
+        files,
+        health,
+        pages,
+        people,
+        presigned,
+        report,
+        session,
+        tus,
+    )
 
-    for module in (session, files, tus, presigned, audit, client_config, health):
+    for module in (session, people, files, tus, presigned, audit, checkpoints, cleanup, report, client_config, health):
         app.register_blueprint(module.blueprint(web_tier))
+    for page in pages.blueprints(web_tier):
+        app.register_blueprint(page)
 
 if role in (Role.SERVICES, Role.TESTING):
-    from nas_gateway.api import chunked, direct, records, root, storage
+    from nas_gateway.api import chunked, direct, integrity, jobs, ledger, records, reports, root, storage, workspace
+    from nas_gateway.api import cleanup as cleanup_api
+    from nas_gateway.api import people as people_api
 
-    for part in (storage, chunked, direct, records, *([root] if role == Role.SERVICES else [])):
+    for part in (
+        storage,
+        cleanup_api,
+        people_api,
+        chunked,
+        direct,
+        records,
+        ledger,
+        integrity,
+        jobs,
+        reports,
+        workspace,
+        *([root] if role == Role.SERVICES else []),
+    ):
         app.register_blueprint(part.blueprint(gateway))
+
+if role == Role.SERVICES:
+    from nas_gateway import schedules
+
+    app.register_blueprint(schedules.blueprint(lambda: gateway().jobs))
+
+
+def __getattr__(name: str) -> Any:
+    """`job_NAME`, a scheduled handler: each is a Lambda function of its own, which the runtime looks up here by its name."""
+    job = name.removeprefix("job_")
+    if job != name and job in app.handler_map:
+        return emf.flushing(app.emf, app.handler_map[job])
+    raise AttributeError(name)

@@ -1,10 +1,10 @@
-"""Measure Depot against boto3, nginx and a tus server on one S3 store, and write docs/benchmarks.md.
+"""Measure Depot against boto3, nginx and a tus server on one S3 store, and its ledger; write docs/benchmarks.md.
 
-    S3_ENDPOINT=… S3_ACCESS_KEY=… S3_SECRET_KEY=… python -m bench [--rounds 5] [--gib 1] [--only store|tus]
+    S3_ENDPOINT=… S3_ACCESS_KEY=… S3_SECRET_KEY=… python -m bench [--rounds 5] [--gib 1] [--only store|tus|ledger]
 
-`--only` measures one part, and leaves the other's text in the page as it is. Without S3_ENDPOINT it brings up a one-node
-Ceph (infra/local/ceph-rgw) for the run. Each round measures both sides, one after the other and in turn first; what is
-reported is the median of the rounds' ratios, with the smallest and largest.
+`--only` measures one part, and leaves the others' text in the page as it is; the ledger's needs no store. Without
+S3_ENDPOINT it brings up a one-node Ceph (infra/local/ceph-rgw) for the run. Each round measures both sides, one after the
+other and in turn first; what is reported is the median of the rounds' ratios, with the smallest and largest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import report, store, tus
+from bench import ledger, report, store, tus, writers
 from bench.nginx import nginx
 from bench.probe import cpu_seconds, peak_rss, reset_peak
 from bench.tus_peer import install
@@ -210,9 +210,9 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
     parts: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name, running_stack(Path(name), nas="s3") as stack:
         bench = Bench(stack, Path(name), arguments.gib)
-        if arguments.only != "tus":
+        if arguments.only in (None, "store"):
             parts["store"] = report.store_part(against_the_store(bench, arguments.rounds))
-        if arguments.only != "store":
+        if arguments.only in (None, "tus"):
             parts["tus"] = report.tus_part(tus.measure(bench, arguments.rounds))
     return parts
 
@@ -234,9 +234,11 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=1.0)
     parser.add_argument("--only", choices=report.PARTS)
     arguments = parser.parse_args()
-    if arguments.only != "store":
+    if arguments.only in (None, "tus"):
         install()  # what is missing is told now, not after ten minutes
-    if "S3_ENDPOINT" in os.environ:
+    if arguments.only == "ledger":
+        parts: dict[str, str] = {}
+    elif "S3_ENDPOINT" in os.environ:
         parts = with_store(arguments)
     else:
         script = str(ROOT / "infra/local/ceph-rgw")
@@ -250,6 +252,8 @@ def main() -> None:
                 parts = with_store(arguments)
             finally:
                 subprocess.run([script, "down", folder], check=False)
+    if arguments.only in (None, "ledger"):
+        parts["ledger"] = ledger.part(ledger.measure()) + "\n" + writers.part(writers.measure())
     print(report.write(parts, ROOT / "docs" / "benchmarks.md"))
 
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from bench.__main__ import Figures
 
 MIB, GIB = 1024**2, 1024**3
-PARTS = ("store", "tus")  # in the page's order
+PARTS = ("store", "tus", "ledger")  # in the page's order
 
 _HEAD = """# Benchmarks
 
-Written by `make bench` (`ARGS="--only store"` or `"--only tus"` for one part); every figure is a ratio of two things
+Written by `make bench` (`ARGS="--only store"`, `tus` or `ledger` for one part); every figure is a ratio of two things
 measured in the same run on the same machine, one after the other and in turn first. Lone seconds mean nothing here: the
 machine is shared and noisy.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from chalicelib.disks import DiskConfig, DiskParser, Role, Secret
@@ -18,6 +19,7 @@ from chalicelib.limits import (
     CLEANUP_MAX_FILES,
     CLEANUP_MAX_PERCENT,
     HEADER_TIMEOUT_SECONDS,
+    INTEGRITY_MIB_PER_SECOND,
     INTEGRITY_PERIOD_DAYS,
     LEASE_SECONDS,
     LEDGER_RETENTION_DAYS,
@@ -25,10 +27,12 @@ from chalicelib.limits import (
     SWEEP_GRACE_SECONDS,
 )
 
-__all__ = ["DiskConfig", "Role", "Secret", "Settings"]
+__all__ = ["DiskConfig", "Network", "Role", "Secret", "Settings"]
 
 # NIST SP 800-107 r1, 5.3.2: an HMAC key should be at least as long as the digest; the seeds ask for 32 characters.
 MIN_SECRET_CHARS = 32
+
+Network = IPv4Network | IPv6Network
 
 _ORIGIN = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
@@ -69,12 +73,23 @@ class Settings:
     ledger_checkpoints: DiskConfig | None = None
     ledger_retention_days: int = LEDGER_RETENTION_DAYS
     integrity_period_days: float = INTEGRITY_PERIOD_DAYS
+    integrity_mib_per_second: float = INTEGRITY_MIB_PER_SECOND
     cleanup_max_files: int = CLEANUP_MAX_FILES
     cleanup_max_percent: float = CLEANUP_MAX_PERCENT
     cleanup_backup_disk: str | None = None
     cleanup_backup_hours: float = 7 * 24
     schedules: bool = False
     metrics_token: Secret = field(default_factory=lambda: Secret(""))
+    sign_in_failures: int = 100
+    trusted_proxies: tuple[Network, ...] = ()
+    quota_cohort_bytes: int | None = None
+    quota_cohort_files: int | None = None
+    quota_cohort_uploads: int | None = None
+    quota_user_bytes: int | None = None
+    quota_user_files: int | None = None
+    quota_user_uploads: int | None = None
+    uploads_per_minute: int | None = None
+    denials_per_minute: int = 60
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -117,6 +132,8 @@ class _Parser(DiskParser):
             cors_origins=self.origins("DEPOT_CORS_ORIGINS"),
             **self.lifecycle(role, disks),
             metrics_token=self.metrics_token(production),
+            **self.limits(),
+            trusted_proxies=self.networks("TRUSTED_PROXIES", "127.0.0.1,::1"),
             warnings=tuple(self.warnings),
         )
 
@@ -150,6 +167,32 @@ class _Parser(DiskParser):
                     f"{name} lists origins such as https://portal.example, comma-separated, not {value!r}"
                 )
         return frozenset(values)
+
+    def networks(self, name: str, default: str) -> tuple[Network, ...]:
+        """Addresses and networks, comma-separated; "none" for an empty list."""
+        text = self.env.get(name, "").strip() or default
+        try:
+            return () if text == "none" else tuple(ip_network(part.strip()) for part in text.split(","))
+        except ValueError:
+            raise SettingsError(f"{name} lists addresses and networks such as 10.0.0.0/8, comma-separated") from None
+
+    def limits(self) -> dict[str, Any]:
+        """Rates and quotas. A quota that is not set does not hold, and nothing is counted for it."""
+
+        def quota(name: str) -> int | None:
+            return int(self.number(name, 1)) if self.env.get(name, "").strip() else None
+
+        return {
+            "sign_in_failures": int(self.number("SIGN_IN_FAILURES", 100)),
+            "denials_per_minute": int(self.number("DENIALS_PER_MINUTE", 60)),
+            "uploads_per_minute": quota("UPLOADS_PER_MINUTE"),
+            "quota_cohort_bytes": quota("QUOTA_COHORT_BYTES"),
+            "quota_cohort_files": quota("QUOTA_COHORT_FILES"),
+            "quota_cohort_uploads": quota("QUOTA_COHORT_UPLOADS"),
+            "quota_user_bytes": quota("QUOTA_USER_BYTES"),
+            "quota_user_files": quota("QUOTA_USER_FILES"),
+            "quota_user_uploads": quota("QUOTA_USER_UPLOADS"),
+        }
 
     # --- what depends on the role ----------------------------------------------------------------------------
 
@@ -222,6 +265,7 @@ class _Parser(DiskParser):
         usual = "on" if role is Role.SERVICES else "off"
         return {
             "integrity_period_days": self.number("INTEGRITY_PERIOD_DAYS", INTEGRITY_PERIOD_DAYS),
+            "integrity_mib_per_second": self.number("INTEGRITY_MIB_PER_SECOND", INTEGRITY_MIB_PER_SECOND),
             "cleanup_max_files": int(self.number("CLEANUP_MAX_FILES", CLEANUP_MAX_FILES)),
             "cleanup_max_percent": percent,
             "cleanup_backup_disk": backup,

@@ -7,6 +7,7 @@ The models themselves live beside their use-cases (PynamoDB is imported only the
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,9 @@ from pynamodb.models import Model
 # Seconds. A table call that takes longer is treated as failed, and the ledger's failure stops the transfer (503), so
 # these bound how long a caller waits for that answer: 3 attempts of at most 1 + 5 s.
 CONNECT_TIMEOUT, READ_TIMEOUT, RETRIES = 1.0, 5.0, 2
+
+# How often a table that is being changed is looked at.
+_POLL_SECONDS = 2.0
 
 # What `create` raises when DynamoDB cannot be reached or refuses, for callers that have no business with PynamoDB.
 Failure = PynamoDBException
@@ -60,15 +64,49 @@ def code_of(error: PynamoDBException) -> str | None:
 
 
 def create(*models: type[Model]) -> list[str]:
-    """Create the tables that are not there yet (on-demand capacity); the names of those it made."""
+    """Create the tables that are not there yet (on-demand capacity); the names of those it made.
+
+    Where a model's `Meta.ttl` names an attribute of epoch seconds, DynamoDB removes rows some time after it. A table that an
+    earlier release made gets the indexes that it lacks; nothing else of it is changed.
+    """
     made = []
     for model in models:
         if model.exists():
+            _add_indexes(model)
             continue
         try:
             model.create_table(wait=True, billing_mode="PAY_PER_REQUEST")
         except TableError:  # another process was faster
             if not model.exists():
                 raise
+        if attribute := getattr(model.Meta, "ttl", None):
+            _expire(model, attribute)
         made.append(str(model.Meta.table_name))
     return made
+
+
+def _add_indexes(model: type[Model]) -> None:
+    """DynamoDB makes one index at a time, and fills it from the rows that are there. Raises `Failure`."""
+    name, schema = str(model.Meta.table_name), model._get_schema()
+    wanted = {index["index_name"]: index for index in schema["global_secondary_indexes"]}
+    while True:
+        table = connection(model).dispatch("DescribeTable", {"TableName": name})["Table"]
+        found = {index["IndexName"]: index["IndexStatus"] for index in table.get("GlobalSecondaryIndexes", ())}
+        missing = [index for index in wanted if index not in found]
+        if not missing:
+            return
+        if table["TableStatus"] == "ACTIVE" and set(found.values()) <= {"ACTIVE"}:
+            index = wanted[missing[0]]
+            keys = sorted(index["key_schema"], key=lambda key: str(key["KeyType"]))  # HASH before RANGE
+            new = {"IndexName": missing[0], "KeySchema": keys, "Projection": index["projection"]}
+            changes = [{"Create": new}]
+            about = {"AttributeDefinitions": schema["attribute_definitions"], "GlobalSecondaryIndexUpdates": changes}
+            connection(model).dispatch("UpdateTable", {"TableName": name, **about})
+        else:
+            time.sleep(_POLL_SECONDS)
+
+
+def _expire(model: type[Model], attribute: str) -> None:
+    """Rows are only kept longer where a store has no such thing, so that is no error."""
+    with suppress(PynamoDBException):
+        model._get_connection().update_time_to_live(attribute)

@@ -87,6 +87,13 @@ class BadCredentials(DepotError):
     default = "The user name or the password is wrong."
 
 
+class CodeRequired(BadCredentials):
+    """The password was right; the second factor is missing or wrong."""
+
+    code = "code_required"
+    default = "Send the six digits that your authenticator shows now, or a recovery code, as 'code'."
+
+
 class BadApiKey(DepotError):
     code, status = "bad_api_key", 401
     default = "X-API-Key is missing or wrong: both tiers need the same INTERNAL_API_KEY."
@@ -95,6 +102,18 @@ class BadApiKey(DepotError):
 class Forbidden(DepotError, PermissionError):
     code, status = "forbidden", 403
     default = "Your role does not allow this. Ask your administrator."
+
+
+class SignInRequired(Forbidden):
+    """A personal token was used where a person has to have signed in."""
+
+    code = "sign_in_required"
+    default = "A token cannot do this. Sign in with your password."
+
+
+class LastSuperuser(Forbidden):
+    code = "last_superuser"
+    default = "This is the last superuser who can sign in. Make another one first."
 
 
 class CrossSiteRequest(Forbidden):
@@ -121,6 +140,26 @@ class FileMissing(DepotError, FileNotFoundError):
 class NotFound(DepotError):
     code, status = "not_found", 404
     default = "There is nothing at this address."
+
+
+class UserMissing(DepotError):
+    code, status = "user_not_found", 404
+    default = "There is no such user."
+
+
+class TokenMissing(DepotError):
+    code, status = "token_not_found", 404
+    default = "There is no such token."
+
+
+class GrantMissing(DepotError):
+    code, status = "break_glass_not_found", 404
+    default = "There is no such break-glass access, or it has ended."
+
+
+class AlreadyThere(DepotError):
+    code, status = "already_exists", 409
+    default = "There is one of that name already."
 
 
 class UploadMissing(DepotError):
@@ -284,8 +323,24 @@ class DigestMismatch(DepotError):
 
 
 class TooManyRequests(DepotError):
+    """`retry_after`: in how many seconds it can be tried again, where that is known."""
+
     code, status, retryable = "too_many_requests", 429, True
     default = "Too many requests. Wait a little and try again."
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(DepotError):
+    code, status = "quota_exceeded", 413
+    default = "The quota is used up. Delete files that are no longer needed, or ask your administrator for more."
+
+
+class TooManyUploads(TooManyRequests):
+    code = "too_many_uploads"
+    default = "Too many uploads are under way at once. Wait for one of them to end."
 
 
 # --- what stands behind us ------------------------------------------------------------------------------------

@@ -96,6 +96,15 @@ def page_limit(text: str | None, default: int = 100, most: int = 1000) -> int:
     return int(text)
 
 
+def count(text: str | None, name: str) -> int:
+    """A number from 0 in a query, 0 when it is absent; of 15 digits at most. Raises `InvalidRequest`."""
+    if not text:
+        return 0
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise InvalidRequest(f"{name} must be a number from 0.")
+    return int(text)
+
+
 def is_metadata_key(key: str) -> bool:
     """Whether a key can travel as a header; keys that other software wrote to the store may not."""
     return _META_KEY.fullmatch(key) is not None

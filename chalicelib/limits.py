@@ -56,8 +56,12 @@ LEASE_SECONDS = 60
 SWEEP_GRACE_SECONDS = 5 * 60
 # Design, section 7: every stored file is read again and compared within this period.
 INTEGRITY_PERIOD_DAYS = 30
+# One process reads at most so much a second for it: about what a gigabit line carries, 8 TiB a day.
+INTEGRITY_MIB_PER_SECOND = 100
 # One clean-up deletes at most so many files, and at most this share of a disk's files once that is more than 100 files.
 CLEANUP_MAX_FILES, CLEANUP_MAX_PERCENT = 10_000, 20
+# The longest deadline that a temporary file may be given (hours): what is kept for longer is no temporary file.
+MAX_TEMPORARY_HOURS = 30 * 24
 PRESIGN_MAX_SECONDS = 15 * 60
 # 45 CFR 164.316(b)(2)(i): documentation is retained for six years; two of them have a leap day, at most.
 LEDGER_RETENTION_DAYS = 6 * 365 + 2

@@ -21,8 +21,23 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """Alarm when the sum of a counter's growth, or the highest value of a gauge, is above `over` in each of `periods` periods
+    of `seconds`. `where` narrows it to one value of a label.
+    """
+
+    over: float
+    seconds: int
+    periods: int = 1
+    where: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
-    """`alarm`: when somebody should be woken, and `act` what to do then (both for the documentation); "" for none."""
+    """`alarm`: when somebody should be woken, and `act` what to do then (both for the documentation); "" for none.
+
+    `watch` is the alarm as a machine can watch for it, where it can.
+    """
 
     name: str
     kind: Kind
@@ -31,6 +46,7 @@ class Metric:
     labels: tuple[str, ...] = ()
     alarm: str = ""
     act: str = ""
+    watch: Watch | None = None
 
 
 def _table(*metrics: Metric) -> Mapping[str, Metric]:
@@ -45,6 +61,7 @@ TABLE: Mapping[str, Metric] = _table(
     Metric(
         "depot_job_runs_total", Kind.COUNTER, "1", "Runs of a scheduled job that ended", ("job", "outcome"),
         "any with outcome=failed, twice in a row for the same job", "depot jobs, then run it by hand: depot jobs run NAME",
+        Watch(1, 900, where=("outcome", "failed")),
     ),
     Metric(
         "depot_job_last_success_seconds", Kind.GAUGE, "s", "When a job last succeeded, in epoch seconds", ("job",),
@@ -54,45 +71,55 @@ TABLE: Mapping[str, Metric] = _table(
         "depot_forwarded_bytes_disputed_total", Kind.COUNTER, "1",
         "Bodies whose digest or length differed between the two tiers", (),
         "any", "Nothing was kept of the body. Look for what sits between the tiers and rewrites bodies",
+        Watch(0, 300),
     ),
     Metric(
         "depot_uploads_lost_total", Kind.COUNTER, "1", "Uploads whose bytes were acknowledged and are not there", (),
         "any", "Ask the owner to send the file again; find out what deleted from the NAS",
+        Watch(0, 300),
     ),
     Metric(
         "depot_ledger_broken_total", Kind.COUNTER, "1", "Times that the ledger did not verify", (),
         "any", "Follow docs/ledger-format.md: export, verify, compare with the last good export",
+        Watch(0, 300),
     ),
     Metric(
         "depot_ledger_unavailable_total", Kind.COUNTER, "1", "Operations refused since the ledger could not be written", (),
         "more than a few a minute", "Look at DynamoDB: throttling, outage, the role's policy",
+        Watch(5, 60, 3),
     ),
     Metric("depot_cleanup_deleted_total", Kind.COUNTER, "1", "Temporary copies that a clean-up deleted and saw gone", ("rule",)),
     Metric(
         "depot_cleanup_failed_total", Kind.COUNTER, "1", "Deletions that failed; they are tried again later", (),
         "grows for an hour", "depot cleanup --dry-run names the files; look at the NAS",
+        Watch(0, 3600, 2),
     ),
     Metric(
         "depot_cleanup_stuck_files", Kind.GAUGE, "1", "Files whose deletion failed five times or more", (),
         "above 0", "PHI stays where it must not: delete by hand on the NAS, then depot cleanup closes the record",
+        Watch(0, 3600),
     ),
     Metric(
         "depot_cleanup_limited_total", Kind.COUNTER, "1", "Clean-ups that stopped at a limit", (),
         "any", "Read the plan; if it is right, apply it with the limit named",
+        Watch(0, 3600),
     ),
     Metric("depot_integrity_checked_total", Kind.COUNTER, "1", "Files that were read again and were right"),
     Metric("depot_integrity_bytes_total", Kind.COUNTER, "By", "Bytes that were read again"),
     Metric(
         "depot_integrity_failed_total", Kind.COUNTER, "1", "Files found missing or with other bytes than were stored",
         ("reason",), "any", "The file is CORRUPT and is not served: restore it from a copy, or have it sent again",
+        Watch(0, 300),
     ),
     Metric(
         "depot_integrity_overdue_files", Kind.GAUGE, "1", "Files not read again within the period", (),
         "above 0 for a day", "Give the job more room: more frequent slices, or a longer INTEGRITY_PERIOD_DAYS",
+        Watch(0, 3600, 24),
     ),
     Metric(
         "depot_overdue_files", Kind.GAUGE, "1", "Temporary copies past their deadline", (),
         "above 0 for two hours", "depot cleanup --dry-run says why each is still there",
+        Watch(0, 3600, 2),
     ),
     Metric("depot_overdue_phi_hours", Kind.GAUGE, "h", "Hours that temporary copies are past their deadline, summed"),
     Metric(

@@ -1,4 +1,4 @@
-"""The one logger, metrics and tracer, the request's identity, and the PHI redaction. May be imported from everywhere.
+"""The one logger and tracer, the request's identity, and the PHI redaction. May be imported from everywhere.
 
 Lines are JSON on stderr. What is logged passes an allow-list of keys: ids, sizes, durations, codes and counts. A key
 that is not on it is dropped, so that a name or a path put there by mistake never reaches a log. Messages of exceptions
@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from chalicelib import metrics as metrics_table
+
 if TYPE_CHECKING:
-    from aws_lambda_powertools import Logger, Metrics, Tracer
+    from aws_lambda_powertools import Logger, Tracer
 
 SERVICE = "depot"
 
@@ -30,10 +32,13 @@ ALLOWED_KEYS = frozenset(
     bytes_in bytes_out size offset length count total skipped failed deleted found parts
     duration_ms latency_ms timeout_ms age_seconds hours
     landlock landlock_abi rlimit_fsize write_attempts action outcome state rule setting version
-    shard seq checkpoint
+    shard seq checkpoint job
     """.split()  # noqa: SIM905 -- one key a line would hide the groups
 )
 _MAX_TEXT = 200  # characters of one logged string; a longer one is no id
+
+# What a metric tells apart: a client may send any word as its method.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
@@ -100,13 +105,6 @@ def logger() -> Logger:
 
 
 @cache
-def metrics() -> Metrics:
-    from aws_lambda_powertools import Metrics
-
-    return Metrics(namespace="Depot", service=SERVICE)
-
-
-@cache
 def tracer() -> Tracer:
     """Capturing responses and errors stays off: both can hold PHI."""
     from aws_lambda_powertools import Tracer
@@ -141,7 +139,9 @@ def trace_locations(error: BaseException, deepest: int = 12) -> str:
     places, trace = list[str](), error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        places.append(f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_name}:{trace.tb_lineno}")
+        # Jinja names a template's module after its file.
+        module = str(frame.f_globals.get("__name__", "?")).rpartition("/")[2]
+        places.append(f"{module}:{frame.f_code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     return " < ".join(reversed(places[-deepest:]))
 
@@ -156,7 +156,11 @@ def log_exception(event: str, error: BaseException, **fields: Any) -> None:
 
 
 def log_access(record: RequestRecord) -> None:
-    """The one line that each request leaves. The route's template, never the path or the query."""
+    """The one line that each request leaves, and its count. The route's template, never the path or the query."""
+    method = record.method if record.method in _METHODS else "other"
+    metrics_table.count("depot_requests_total", method=method, status=str(record.status))
+    metrics_table.count("depot_bytes_in_total", record.bytes_in)
+    metrics_table.count("depot_bytes_out_total", record.bytes_out)
     log_event(
         "request",
         request_id=record.request_id,

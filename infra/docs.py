@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chalicelib.auth.policy import ROLES, Permission
 from chalicelib.errors import DepotError, table
+from chalicelib.metrics import TABLE
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -46,7 +47,37 @@ def roles_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"errors.md": errors_page, "roles.md": roles_page}
+def metrics_page() -> str:
+    """docs/metrics.md: every metric, when to alarm, and what to do then."""
+    lines = [
+        "# Metrics and alarms",
+        "",
+        "Printed from `chalicelib/metrics.py` by `python -m infra.docs`. No label holds a file name, a path, a user or a cohort.",
+        "",
+        "**On a host** each process answers `GET /metrics` in Prometheus' text format, on both tiers, to who sends",
+        "`Authorization: Bearer` with the setting `METRICS_TOKEN`; without the setting the address is 404. A process tells what",
+        "it counted itself since it began: add up the counters of all processes, and take the highest of a gauge.",
+        "",
+        "**Under Lambda** each invocation, a scheduled one too, prints CloudWatch's embedded metric format at its end:",
+        "namespace `Depot`, dimension `service` (`depot-web` or `depot-services`) and the labels. The template of the services",
+        "tier has an alarm for each name marked \\*, which goes to the SNS topic `AlarmTopic` of the stack: subscribe somebody.",
+        "",
+        "| metric | kind | unit | labels | what it is | alarm when | what to do |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for metric in TABLE.values():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        star = " \\*" if metric.watch else ""
+        lines.append(
+            f"| `{metric.name}`{star} | {metric.kind} | {_UNITS[metric.unit]} | {labels} | {metric.about} | {metric.alarm} "
+            f"| {metric.act} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+_UNITS = {"1": "", "By": "bytes", "s": "seconds", "h": "hours"}
+
+PAGES = {"errors.md": errors_page, "roles.md": roles_page, "metrics.md": metrics_page}
 
 
 def main() -> None:

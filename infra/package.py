@@ -30,7 +30,10 @@ ROLES = ("web", "services")
 # services package the web tier's handlers.
 _HOST = tuple(
     f"hosting/{name}.py"
-    for name in ("asgi", "bridge", "events", "exchange", "framing", "pool", "protocol", "router", "server")
+    for name in (
+        *("asgi", "bridge", "events", "exchange", "exposition", "framing", "pool", "protocol", "router", "scheduler"),
+        "server",
+    )
 )
 WITHOUT = {"web": ("cli", *_HOST), "services": ("cli", "web", *_HOST)}
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from chalicelib.hosting.emf import NAMESPACE, service_of
 from chalicelib.limits import LEDGER_RETENTION_DAYS
-
-# Seconds-since-epoch attributes that DynamoDB's TTL may expire rows by: table suffix -> attribute.
-TTL = {"sessions": "expires_at"}
+from chalicelib.metrics import TABLE, Kind, Metric, Watch
 
 _WEB, _SERVICES = ("web", "dev"), ("services", "dev")
 
@@ -33,6 +32,8 @@ def template(stage: str, prefix: str, models: Iterable[type[Any]], *, bucket: bo
             parameters[name] = {"Type": "String", "Description": about, **({"NoEcho": True} if secret else {})}
             variables[variable] = {"Ref": name}
     resources = {_logical_id(model): table(model, prefix) for model in models}
+    if stage == "services":
+        resources |= alarms()
     if bucket:
         resources["NasBucket"] = nas_bucket(prefix)
         resources["LedgerBucket"] = ledger_bucket(prefix)
@@ -43,6 +44,47 @@ def template(stage: str, prefix: str, models: Iterable[type[Any]], *, bucket: bo
         "Globals": {"Function": {"Environment": {"Variables": variables}}},
         "Resources": resources,
     }
+
+
+def alarms() -> dict[str, Any]:
+    """An alarm for each metric that can be watched, and the SNS topic that they go to, which somebody should subscribe to."""
+    resources: dict[str, Any] = {"AlarmTopic": {"Type": "AWS::SNS::Topic"}}
+    for metric in TABLE.values():
+        if metric.watch is None:
+            continue
+        statistic = "Sum" if metric.kind is Kind.COUNTER else "Maximum"
+        name = "".join(word.capitalize() for word in metric.name.split("_"))
+        resources[f"{name}Alarm"] = {
+            "Type": "AWS::CloudWatch::Alarm",
+            "Properties": {
+                "AlarmDescription": f"{metric.about}. {metric.act}.",
+                "Metrics": [_measured(metric, metric.watch, statistic)],
+                "ComparisonOperator": "GreaterThanThreshold",
+                "Threshold": metric.watch.over,
+                "EvaluationPeriods": metric.watch.periods,
+                # Where nothing was counted nothing is told.
+                "TreatMissingData": "notBreaching",
+                "AlarmActions": [{"Ref": "AlarmTopic"}],
+            },
+        }
+    return resources
+
+
+def _measured(metric: Metric, watch: Watch, statistic: str) -> dict[str, Any]:
+    """A plain metric, or with labels a query of CloudWatch Metrics Insights over all their values."""
+    service = service_of("services")
+    if not metric.labels:
+        dimensions = [{"Name": "service", "Value": service}]
+        plain = {"Namespace": NAMESPACE, "MetricName": metric.name, "Dimensions": dimensions}
+        return {
+            "Id": "m",
+            "ReturnData": True,
+            "MetricStat": {"Metric": plain, "Period": watch.seconds, "Stat": statistic},
+        }
+    function = {"Sum": "SUM", "Maximum": "MAX"}[statistic]
+    where = f"service = '{service}'" + (f" AND {watch.where[0]} = '{watch.where[1]}'" if watch.where else "")
+    query = f'SELECT {function}("{metric.name}") FROM "{NAMESPACE}" WHERE {where}'  # noqa: S608 -- of constants alone
+    return {"Id": "m", "ReturnData": True, "Expression": query, "Period": watch.seconds}
 
 
 def table(model: type[Any], prefix: str) -> dict[str, Any]:
@@ -67,7 +109,7 @@ def table(model: type[Any], prefix: str) -> dict[str, Any]:
     ]
     if indexes:
         properties["GlobalSecondaryIndexes"] = sorted(indexes, key=lambda each: each["IndexName"])
-    if attribute := TTL.get(model.Meta.suffix):
+    if attribute := getattr(model.Meta, "ttl", None):
         properties["TimeToLiveSpecification"] = {"AttributeName": attribute, "Enabled": True}
     return {
         "Type": "AWS::DynamoDB::Table",

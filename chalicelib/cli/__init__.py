@@ -38,7 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line, for `main` and for the documentation."""
-    from chalicelib.cli import ledger, manage, serve, sweep, transfer, two_server, up
+    from chalicelib.cli import (
+        cleanup,
+        hold,
+        jobs,
+        ledger,
+        manage,
+        people,
+        report,
+        serve,
+        sweep,
+        transfer,
+        two_server,
+        up,
+        verify,
+    )
 
     top = argparse.ArgumentParser(
         prog="depot",
@@ -47,6 +61,6 @@ def parser() -> argparse.ArgumentParser:
         epilog="'depot COMMAND --help' explains one command.",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (up, serve, two_server, transfer, sweep, ledger, manage):
+    for module in (up, serve, two_server, transfer, sweep, cleanup, hold, verify, report, jobs, ledger, manage, people):
         module.register(commands)
     return top

@@ -96,17 +96,11 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def run_public_key(arguments: argparse.Namespace) -> int:
     from nas_gateway import wiring
-    from nas_gateway.ledger.verify import parse_checkpoint
+    from nas_gateway.ledger.checkpoints import first_key
 
     settings = _settings()
-    first = next(wiring.checkpoint_store(settings).read(), None) if settings.ledger_checkpoints else None
-    if first is None:
-        print(wiring.signing_key(settings).public)
-        return 0
-    try:
-        print(parse_checkpoint(first).checkpoint.key)
-    except ValueError as error:
-        raise DepotError(f"Checkpoint 1 {error}.") from None
+    first = first_key(wiring.checkpoint_store(settings)) if settings.ledger_checkpoints else None
+    print(first or wiring.signing_key(settings).public)
     return 0
 
 

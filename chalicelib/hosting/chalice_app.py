@@ -21,6 +21,7 @@ from chalice.app import Chalice, Request, Response, RestAPIEventHandler
 from chalicelib import context as context_of
 from chalicelib.errors import DepotError, InvalidRequest, NotFound, PayloadTooLarge, ResponseTooLarge
 from chalicelib.hosting.answers import BY_STATUS, StreamedBody, StreamResponse, as_depot_error, error_answer
+from chalicelib.hosting.emf import Emf
 from chalicelib.limits import LAMBDA_CHUNK_BYTES, MAX_JSON_BYTES
 from chalicelib.observability import (
     RequestRecord,
@@ -154,6 +155,7 @@ class DepotApp(Chalice):
     def __init__(self, app_name: str, **kwargs: Any) -> None:
         self._request: ContextVar[Any] = ContextVar("chalice_current_request", default=None)
         self._context: ContextVar[Any] = ContextVar("chalice_lambda_context", default=None)
+        self.emf: Emf | None = None  # set under Lambda: what prints the metrics of an invocation
         kwargs.setdefault("configure_logs", False)  # its handler would print exceptions with their messages
         super().__init__(app_name, **kwargs)
         # API Gateway hands every other type on as text, which would mangle the bytes of a tus chunk.
@@ -196,6 +198,8 @@ class DepotApp(Chalice):
         finally:
             context_of.assertion.reset(nobody)
             end_request(token)
+            if self.emf is not None:
+                self.emf.flush()
         return answer
 
     def _answer(self, event: Any, context: Any, record: RequestRecord) -> dict[str, Any]:

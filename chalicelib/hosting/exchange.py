@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from chalicelib import metrics
 from chalicelib.errors import ClientDisconnected, DepotError, InvalidRequest, ServerBusy, ServerStopping
+from chalicelib.hosting import exposition
 from chalicelib.hosting.answers import StreamedBody, as_depot_error, error_answer
 from chalicelib.hosting.bridge import BodyPipe, BodyReader, PeerGone, ResponsePipe, SizedBodyReader
 from chalicelib.hosting.events import Answer, HostContext, proxy_event, streamed_answer, whole_answer
@@ -90,6 +92,11 @@ class Exchange:
         self._body = BodyPipe(self._loop, length, stall, self._start_pump)
         if host.stopping:
             raise ServerStopping
+        if scope["raw_path"] == exposition.PATH.encode():
+            self.record.route = exposition.PATH
+            token = host.settings.metrics_token
+            self._answer.set_result(exposition.answer(scope, token, self.record.request_id, metrics.registry))
+            return
         event = proxy_event(scope, host.router, self.record.request_id)
         self.record.route = event["resource"]
         if self._framing.chunked:

@@ -15,17 +15,20 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from chalicelib.config import Settings
+from chalicelib.config import Role, Settings
 from chalicelib.hosting import sandbox as no_write_sandbox
 from chalicelib.hosting.asgi import StreamingHost
 from chalicelib.hosting.chalice_app import DepotApp
 from chalicelib.hosting.memory import keep_freed_blocks, switch_threads_sooner
 from chalicelib.hosting.protocol import DepotProtocol
 from chalicelib.observability import log_event, log_exception
+
+if TYPE_CHECKING:
+    from chalicelib.hosting.scheduler import Scheduler
 
 # After `ServerStopping` was raised in the handlers: seconds they have to abort what they did and answer 503.
 ANSWER_SECONDS = 2.0
@@ -56,7 +59,17 @@ def serve(
     if sandbox:
         no_write_sandbox.enter(required=settings.production)
     listener = socket.socket(fileno=fd) if fd is not None else listen(host, port)
-    HostServer(StreamingHost(app, settings, threads=threads, queue=queue), listener, on_ready).run()
+    streaming = StreamingHost(app, settings, threads=threads, queue=queue)
+    HostServer(streaming, listener, on_ready, scheduler_of(app, settings)).run()
+
+
+def scheduler_of(app: DepotApp, settings: Settings) -> Scheduler | None:
+    """What fires the app's schedules; None where they are off. The web tier fires nothing, whatever its settings say."""
+    if not settings.schedules or settings.role is Role.WEB:
+        return None
+    from chalicelib.hosting.scheduler import Scheduler
+
+    return Scheduler(app)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -76,7 +89,11 @@ class HostServer(uvicorn.Server):
     """uvicorn's server with our protocol and our way of stopping. `should_exit = True` stops it from another thread."""
 
     def __init__(
-        self, host: StreamingHost, listener: socket.socket, on_ready: Callable[[int], object] | None = None
+        self,
+        host: StreamingHost,
+        listener: socket.socket,
+        on_ready: Callable[[int], object] | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
         # uvicorn's own lines would go to stderr unformatted, some with text from the request.
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())
@@ -97,6 +114,7 @@ class HostServer(uvicorn.Server):
             )
         )
         self._host, self._listener, self._on_ready = host, listener, on_ready
+        self._scheduler = scheduler
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         super().run(sockets or [self._listener])
@@ -108,6 +126,8 @@ class HostServer(uvicorn.Server):
         log_event("listening", port=port)
         if self._on_ready is not None:
             self._on_ready(port)
+        if self._scheduler is not None:
+            self._scheduler.start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
@@ -133,6 +153,8 @@ class HostServer(uvicorn.Server):
         for sock in sockets or []:
             sock.close()
         self._host.stopping = True
+        if self._scheduler is not None:
+            self._scheduler.stop()
         for connection in list(self.server_state.connections):
             connection.shutdown()
         if not await self._finished(self._host.settings.drain_timeout):
@@ -144,11 +166,15 @@ class HostServer(uvicorn.Server):
         self._host.pool.close()
         log_event("stopped", count=len(cut))
 
+    @property
+    def _jobs_running(self) -> bool:
+        return self._scheduler is not None and self._scheduler.running > 0
+
     async def _finished(self, seconds: float) -> bool:
-        """Whether all transfers ended within that time; False at once after a second signal."""
+        """Whether all transfers and jobs ended within that time; False at once after a second signal."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while self.server_state.tasks or self.server_state.connections:
+        while self.server_state.tasks or self.server_state.connections or self._jobs_running:
             if self.force_exit or loop.time() >= until:
                 return False
             await asyncio.sleep(_TICK_SECONDS)

@@ -27,10 +27,14 @@ FIELDS: Final = (
 # no text of a request gets into the ledger this way. A test compares it with the routes of app.py.
 ROUTES: Final = frozenset(
     {
-        "/audit", "/audit/export", "/files", "/files/{file_id}", "/files/{file_id}/content", "/files/{file_id}/url", "/reports/storage",
-        "/ledger/checkpoints", "/ledger/public-key",
-        "/s3/multipart", "/s3/multipart/{upload_id}", "/s3/multipart/{upload_id}/complete",
-        "/s3/multipart/{upload_id}/{number}", "/s3/params", "/session", "/uploads", "/uploads/{upload_id}",
+        "/audit", "/audit/export", "/files", "/files/{file_id}", "/files/{file_id}/content", "/files/{file_id}/url",
+        "/cleanup/plans", "/cleanup/plans/{plan_id}", "/cleanup/plans/{plan_id}/apply", "/cleanup/plans/{plan_id}/receipts",
+        "/holds", "/holds/lift",
+        "/users", "/users/{user_id}", "/users/{user_id}/password", "/cohorts", "/sessions", "/session/password",
+        "/session/totp", "/session/totp/confirm", "/session/totp/remove", "/tokens", "/tokens/{token_id}",
+        "/break-glass", "/break-glass/{grant_id}", "/ledger/checkpoints", "/ledger/public-key", "/reports/storage", "/s3/multipart", "/s3/multipart/{upload_id}",
+        "/s3/multipart/{upload_id}/complete", "/s3/multipart/{upload_id}/{number}", "/s3/params", "/session",
+        "/uploads", "/uploads/{upload_id}",
     }
 )  # fmt: skip
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self
 
+from chalicelib.errors import InvalidRequest
+from chalicelib.limits import MAX_SEGMENT_BYTES
 from chalicelib.storage.remote import Transport
 
 
@@ -57,13 +59,54 @@ class FilePage:
     cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """How a cohort's files are listed: `order` is `oldest` or `newest` first; the others must match ("" is any).
+
+    `name` is a part of the file name, in which case matters.
+    """
+
+    order: str = "oldest"
+    file_type: str = ""
+    protocol_year: str = ""
+    name: str = ""
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Self:
+        """From a query; other names are passed over. Raises `InvalidRequest`."""
+        made = cls(**{name: values[name].strip() for name in cls.__slots__ if values.get(name)})
+        if made.order not in ("oldest", "newest"):
+            raise InvalidRequest("order must be oldest or newest.")
+        if any(len(value) > MAX_SEGMENT_BYTES for value in made.filters.values()):
+            raise InvalidRequest(f"A filter has at most {MAX_SEGMENT_BYTES} characters.")
+        return made
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """What must match, by name."""
+        values = {"file_type": self.file_type, "protocol_year": self.protocol_year, "name": self.name}
+        return {name: value for name, value in values.items() if value}
+
+    def to_query(self) -> dict[str, str]:
+        return {**self.filters, **({"order": self.order} if self.order != "oldest" else {})}
+
+
+# No filter, the oldest first.
+EVERYTHING = Listing()
+
+
 class Catalog(Protocol):
     def file(self, file_id: str) -> FileView:
         """Raises `FileMissing`, also for a file of a cohort that is not the caller's."""
         ...
 
-    def files(self, cohort: str, cursor: str | None = None, limit: int = 100) -> FilePage:
-        """Available files of a cohort, oldest first. Raises `Forbidden`, `InvalidRequest` for a bad cursor."""
+    def files(
+        self, cohort: str, cursor: str | None = None, limit: int = 100, *, listing: Listing = EVERYTHING
+    ) -> FilePage:
+        """Available files of a cohort. Raises `Forbidden`, `InvalidRequest` for a bad cursor.
+
+        With filters a page may be short, or empty, and still have a cursor: the search stops after so many reads.
+        """
         ...
 
 
@@ -76,8 +119,10 @@ class RemoteCatalog:
     def file(self, file_id: str) -> FileView:
         return FileView.from_json(self._transport.json("GET", f"/internal/files/{file_id}"))
 
-    def files(self, cohort: str, cursor: str | None = None, limit: int = 100) -> FilePage:
-        query = {"cohort": cohort, "limit": str(limit)}
+    def files(
+        self, cohort: str, cursor: str | None = None, limit: int = 100, *, listing: Listing = EVERYTHING
+    ) -> FilePage:
+        query = {"cohort": cohort, "limit": str(limit), **listing.to_query()}
         if cursor:
             query["cursor"] = cursor
         answer = self._transport.json("GET", "/internal/files", query)

@@ -180,6 +180,10 @@ class UploadSessions(Protocol):
         """Whether direct transfer is switched on for submissions; may be a minute old. Raises `ServicesUnavailable`."""
         ...
 
+    def store_origin(self) -> str:
+        """Where a browser's direct transfers of submissions go (scheme, host, port); "" where there are none."""
+        ...
+
     def sign_part(self, upload_id: str, number: int, *, size: int | None, sha256: str | None) -> SignedRequest:
         """A presigned PUT of one part of a `direct` session. Raises `PresigningOff`, `InvalidRequest`."""
         ...

@@ -10,7 +10,7 @@ from chalice.app import Blueprint, Response
 
 from chalicelib import http
 from chalicelib.auth.policy import Permission, Principal
-from chalicelib.errors import InvalidRequest
+from chalicelib.errors import InvalidRequest, ObjectCorrupt
 from chalicelib.hosting.chalice_app import body_reader
 from chalicelib.hosting.downloads import content_response, description_response, not_modified
 from chalicelib.limits import LAMBDA_CHUNK_BYTES, PRESIGN_MAX_SECONDS
@@ -74,6 +74,8 @@ def blueprint(tier: Tier) -> Blueprint:
         principal = tier().sign_in(request)
         view = tier().catalog.file(checked_file_id(file_id))
         principal.require(Permission.READ, view.cohort)
+        if view.corrupt:
+            raise ObjectCorrupt
         etag = f'"{view.sha256 or view.etag}"'
         headers = {
             "ETag": etag,
@@ -106,6 +108,19 @@ def _store(
     content: Reader,
     headers: Mapping[str, str],
 ) -> Response:
+    answer = store(principal, query, content_type, content, headers)
+    # as `content` gives it; Uppy reads it
+    return _json(answer, 201, {"Location": f"/files/{answer['file_id']}", "ETag": f'"{answer["etag"]}"'})
+
+
+def store(
+    principal: Principal,
+    query: Mapping[str, str],
+    content_type: str | None,
+    content: Reader,
+    headers: Mapping[str, str],
+) -> dict[str, Any]:
+    """Stream one file on to the services tier, once this user may; what the answer says of it."""
     storage, path, metadata = target(query)
     principal.require(Permission.UPLOAD, metadata.get("cohort"))
     saved = storage.save(
@@ -116,17 +131,16 @@ def _store(
         if_absent=not replaces(query),
         sha256=http.check_sha256(headers.get("x-content-sha256")),
     )
-    answer = {
+    return {
         "file_id": saved.file_id,
         "path": str(saved),
         "size": saved.size,
         "sha256": saved.sha256 or None,
+        "etag": saved.sha256 or saved.etag,
         "tracking_id": saved.tracking_id,
         "completed_at": saved.recorded_at,
         "ledger": saved.ledger,
     }
-    etag = f'"{saved.sha256 or saved.etag}"'  # as `content` gives it; Uppy reads it
-    return _json(answer, 201, {"Location": f"/files/{saved.file_id}", "ETag": etag})
 
 
 def _content_type(told: str | None, path: str) -> str:

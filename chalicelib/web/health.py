@@ -34,6 +34,8 @@ def blueprint(tier: Tier) -> Blueprint:
 
     @bp.route("/", methods=["GET"])
     def root() -> Response:
+        if "text/html" in bp.current_request.headers.get("accept", ""):
+            return Response("", {"Location": "/app"}, 303)
         answer = {
             "name": "Depot",
             "server_role": tier().settings.role.value,

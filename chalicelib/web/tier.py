@@ -7,28 +7,48 @@ from dataclasses import dataclass
 from typing import Any
 
 from chalicelib import context
+from chalicelib.auth.people import People
 from chalicelib.auth.policy import Principal
 from chalicelib.auth.sessions import Sessions
+from chalicelib.auth.signin import SignIn
 from chalicelib.config import Settings
 from chalicelib.errors import CrossSiteRequest, NotSignedIn
 from chalicelib.storage.audit import AuditTrail
 from chalicelib.storage.catalog import Catalog
+from chalicelib.storage.checkpoints import Checkpoints
+from chalicelib.storage.cleanup import CleanupCalls
+from chalicelib.storage.reports import StorageReports
+from chalicelib.storage.system import SystemCalls
 from chalicelib.storage.uploads import UploadSessions
 from chalicelib.web import told
 
 COOKIE = "depot_session"
+# In production (RFC 6265bis, 4.1.3.2): only over TLS, for this host alone.
+SECURE_COOKIE = f"__Host-{COOKIE}"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
-class WebTier:
-    """Made once by the wiring."""
+class Backend:
+    """What the services tier does for the web tier. Over the network in the web role, in the process in the testing role."""
 
-    settings: Settings
-    sessions: Sessions
     catalog: Catalog
     uploads: UploadSessions
     audit: AuditTrail
+    reports: StorageReports
+    checkpoints: Checkpoints
+    cleanup: CleanupCalls
+    people: People
+    system: SystemCalls
+
+
+@dataclass(frozen=True, slots=True)
+class WebTier(Backend):
+    """What the handlers share. Made once by the wiring."""
+
+    settings: Settings
+    sessions: Sessions
+    gate: SignIn
 
     def sign_in(self, request: Any) -> Principal:
         """Who sent this request; also sets the assertion that calls to the services tier carry.
@@ -38,7 +58,7 @@ class WebTier:
         Bearer token first, else the session cookie; a cookie counts for unsafe methods only when the request comes from
         our own pages. Raises `NotSignedIn`, `CrossSiteRequest`.
         """
-        token, from_cookie = token_of(request.headers)
+        token, from_cookie = token_of(request.headers, secure=self.settings.production)
         if token is None:
             raise NotSignedIn
         if from_cookie and request.method not in _SAFE:
@@ -51,16 +71,17 @@ class WebTier:
 Tier = Callable[[], WebTier]
 
 
-def token_of(headers: Mapping[str, str]) -> tuple[str | None, bool]:
-    """The session token of a request, and whether it came as a cookie."""
+def token_of(headers: Mapping[str, str], *, secure: bool = False) -> tuple[str | None, bool]:
+    """The session token of a request, and whether it came as a cookie; `secure`: as the one with the prefix only."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip(), False
+    cookies: dict[str, str] = {}
     for item in headers.get("cookie", "").split(";"):
         name, _, value = item.strip().partition("=")
-        if name == COOKIE and value:
-            return value, True
-    return None, False
+        cookies.setdefault(name, value)
+    value = cookies.get(SECURE_COOKIE) or ("" if secure else cookies.get(COOKIE, ""))
+    return (value, True) if value else (None, False)
 
 
 def refuse_cross_site(headers: Mapping[str, str]) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from chalicelib.auth.people import People
 from chalicelib.auth.policy import Permission, Principal
 from chalicelib.errors import DepotError, Forbidden
 from chalicelib.observability import log_event, log_exception
@@ -48,7 +49,8 @@ def reporting(principal: Principal, audit: AuditTrail, request: Any) -> Principa
         )
         _tell("denial_not_recorded", lambda: audit.denied(denial))
 
-    return ReportingPrincipal(principal.username, principal.role, principal.cohorts, principal.session, refused)
+    same = {item.name: getattr(principal, item.name) for item in fields(principal)}
+    return ReportingPrincipal(**same, refused=refused)
 
 
 def sign_in_failed(audit: AuditTrail, username: str) -> None:
@@ -56,7 +58,12 @@ def sign_in_failed(audit: AuditTrail, username: str) -> None:
     _tell("failed_sign_in_not_recorded", lambda: audit.sign_in_failed(username))
 
 
-def _tell(event: str, call: Callable[[], None]) -> None:
+def signed(people: People, event: str) -> None:
+    """Tell that the user of the assertion has signed in, or out."""
+    _tell("sign_in_not_recorded", lambda: people.ask("note_session", {"event": event}))
+
+
+def _tell(event: str, call: Callable[[], object]) -> None:
     try:
         call()
     except DepotError as error:

@@ -19,10 +19,12 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
 
     @bp.route("/internal/uploads/config", methods=["GET"])
     def config() -> Response:
-        """`{presigning}`: whether clients can reach the submissions' store. Where it is, only the signed URLs tell."""
+        """`{presigning, origin}`: whether clients can reach the submissions' store, and where (scheme, host, port)."""
         gate = gateway()
         gate.admit(bp.current_request)
-        return Response({"presigning": gate.direct.on(asked.disk(gate, {"disk": "submissions"}))})
+        disk = asked.disk(gate, {"disk": "submissions"})
+        origin = gate.settings.disks[disk].public_endpoint or None
+        return Response({"presigning": gate.direct.on(disk), "origin": origin})
 
     @bp.route("/internal/uploads/{upload_id}/parts", methods=["POST"])
     def sign_part(upload_id: str) -> Response:

@@ -12,8 +12,13 @@ from chalicelib.auth.policy import SERVICE
 from chalicelib.auth.sessions import Sessions
 from chalicelib.config import Secret, Settings
 from chalicelib.errors import BadApiKey
+from nas_gateway.cleanup.holds import Holds
+from nas_gateway.cleanup.service import Cleanup
 from nas_gateway.files.access import Call
+from nas_gateway.files.published import Published
 from nas_gateway.files.transfers import Transfers
+from nas_gateway.jobs.jobs import Jobs
+from nas_gateway.people.people import People
 from nas_gateway.uploads.concatenation import Concatenation
 from nas_gateway.uploads.direct import Direct
 from nas_gateway.uploads.service import Uploads
@@ -29,6 +34,11 @@ class Gateway:
     uploads: Uploads
     concatenation: Concatenation
     direct: Direct
+    jobs: Jobs
+    published: Published
+    cleanup: Cleanup
+    holds: Holds
+    people: People
 
     def admit(self, request: Any) -> Call:
         """The call a request makes. Raises `BadApiKey`, `NotSignedIn` for a stale assertion.

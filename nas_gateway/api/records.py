@@ -8,6 +8,7 @@ from chalicelib import http
 from chalicelib.errors import InvalidRequest
 from chalicelib.hosting.chalice_app import json_body
 from chalicelib.storage.audit import Denial, Question
+from chalicelib.storage.catalog import Listing
 from nas_gateway.api import asked
 from nas_gateway.api.guard import GatewayOf
 from nas_gateway.files.audit import Audit
@@ -25,7 +26,9 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
         call = gate.admit(bp.current_request)
         if not query.get("cohort"):
             raise InvalidRequest("cohort is missing.")
-        page = page_of(gate.transfers, call, query["cohort"], query.get("cursor"), http.page_limit(query.get("limit")))
+        listing = Listing.of(query)
+        limit = http.page_limit(query.get("limit"))
+        page = page_of(gate.transfers, call, query["cohort"], query.get("cursor"), limit, listing)
         return Response({"files": [view.to_json() for view in page.files], "cursor": page.cursor})
 
     @bp.route("/internal/files/{file_id}", methods=["GET"])

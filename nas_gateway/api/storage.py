@@ -8,7 +8,6 @@ from chalice.app import Blueprint, Response
 
 from chalicelib import http
 from chalicelib.auth.policy import Permission
-from chalicelib.errors import InvalidRequest
 from chalicelib.hosting.chalice_app import json_body
 from chalicelib.hosting.downloads import content_response, description_response, not_modified
 from chalicelib.storage.base import ObjectInfo
@@ -101,17 +100,6 @@ def blueprint(gateway: GatewayOf) -> Blueprint:
     def metadata() -> Response:
         gate, call, query = admitted()
         return Response(_info(gate.transfers.describe(call, asked.disk(gate, query), asked.needed(query, "path"))))
-
-    @bp.route("/internal/storage/cleanup", methods=["POST"])
-    def cleanup() -> Response:
-        gate, call, _ = admitted()
-        body = json_body(bp.current_request)
-        hours = body.get("hours", gate.settings.temporary_hours)
-        if isinstance(hours, bool) or not isinstance(hours, (int, float)) or not 0 <= hours <= 24 * 365:
-            raise InvalidRequest("hours must be a number of 0 (now) or more.")
-        return Response(
-            maintenance.clean_up(gate.transfers, call, hours=hours, dry_run=asked.flag(body, "dry_run", True))
-        )
 
     @bp.route("/internal/storage/health", methods=["GET"])
     def health() -> Response:

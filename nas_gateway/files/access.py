@@ -11,8 +11,9 @@ from typing import NoReturn
 from chalicelib.auth.policy import SERVICE, Permission, Principal
 from chalicelib.errors import FileMissing, Forbidden
 from nas_gateway.files.placement import Placement
+from nas_gateway.files.quotas import Throttle
 from nas_gateway.files.registry import Registry
-from nas_gateway.files.tables import TrackedFile
+from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.ledger.events import Action, Operation, Outcome
 from nas_gateway.ledger.ledger import Ledger
 
@@ -29,16 +30,28 @@ class Call:
         return self.principal is SERVICE
 
 
+# Of the last refusal of a minute that is recorded: what the user tries after it is refused with 429.
+LAST_DENIAL = {"more": "not recorded in this minute"}
+
+
+def under_glass(call: Call, file: TrackedFile | None) -> dict[str, str]:
+    """What an event says of a use that counts for a broken glass."""
+    grant = call.principal.grant(file.cohort) if file is not None else None
+    return {"break_glass": grant} if grant else {}
+
+
 class Access:
     """The checks. Each raises `Forbidden` or `FileMissing`, or returns."""
 
-    def __init__(self, ledger: Ledger, registry: Registry) -> None:
-        self._ledger, self._registry = ledger, registry
+    def __init__(self, ledger: Ledger, registry: Registry, throttle: Throttle | None = None) -> None:
+        self._ledger, self._registry, self.throttle = ledger, registry, throttle
 
     def upload(self, call: Call, place: Placement, *, if_absent: bool, unplaced: bool = False) -> None:
         """`unplaced`: a piece whose cohort is told when it is put together; any right to upload will do until then."""
         if call.is_service:
             return
+        if self.throttle is not None:
+            self.throttle.upload(call.principal)
         scope = call.principal.scope(Permission.UPLOAD)
         allowed = call.principal.may(Permission.UPLOAD, place.cohort)
         if unplaced and place.cohort is None:
@@ -56,6 +69,8 @@ class Access:
         To a user, a file of another cohort, and one that no row knows, is not there.
         """
         file = self._registry.at(disk, path)
+        if file is not None and file.state == State.DELETING and permission is not Permission.DELETE:
+            raise FileMissing  # only its deletion can go on
         if call.is_service or (file is None and call.principal.scope(permission) is None):
             return file
         if file is None or not call.principal.may(Permission.LIST, file.cohort):
@@ -78,6 +93,8 @@ class Access:
     def _note(
         self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None, file_id: str | None = None
     ) -> None:
+        """Raises `TooManyRequests` where so much was refused to this user that it is no longer recorded."""
+        last = self.throttle is not None and self.throttle.denial(call.principal)
         operation = Operation(
             action=Action.ACCESS_DENIED,
             user=call.principal.username,
@@ -85,7 +102,7 @@ class Access:
             file_id=file_id,
             disk=disk,
             file_path=path,
-            metadata={"permission": permission.value},
+            metadata={"permission": permission.value, **(LAST_DENIAL if last else {})},
             request_id=call.request_id,
         )
         self._ledger.record(operation, Outcome.FAILED)

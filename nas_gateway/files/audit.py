@@ -16,7 +16,7 @@ from chalicelib.auth.policy import Permission
 from chalicelib.errors import InvalidPath, InvalidRequest
 from chalicelib.storage import paths
 from chalicelib.storage.audit import FORMATS, METHODS, OTHER, ROUTES, AuditPage, Denial, Question
-from nas_gateway.files.access import Call
+from nas_gateway.files.access import LAST_DENIAL, Call
 from nas_gateway.files.transfers import Transfers
 from nas_gateway.ledger import queries
 from nas_gateway.ledger.events import MAX_TEXT_BYTES, Action, Operation, Outcome
@@ -66,6 +66,7 @@ class Audit:
         cohort = _segment(denial.cohort)
         if call.principal.may(permission, cohort):
             return False
+        last = self._access.throttle is not None and self._access.throttle.denial(call.principal)
         file = self._registry.get(denial.file_id) if denial.file_id else None
         method = denial.method if denial.method in METHODS else OTHER
         operation = Operation(
@@ -76,6 +77,7 @@ class Audit:
             file_id=file.file_id if file is not None and file.cohort == cohort else None,
             metadata={
                 "permission": permission.value,
+                **(LAST_DENIAL if last else {}),
                 "refused_by": "web",
                 "route": f"{method} {denial.route}" if denial.route in ROUTES else OTHER,
             },

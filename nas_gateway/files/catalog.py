@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from chalicelib.auth.policy import Permission
-from chalicelib.storage.catalog import FilePage, FileView
+from chalicelib.storage.catalog import EVERYTHING, FilePage, FileView, Listing
 from nas_gateway.files.access import Call
 from nas_gateway.files.tables import TrackedFile
 from nas_gateway.files.transfers import Transfers
@@ -31,14 +31,17 @@ def view_of(file: TrackedFile) -> FileView:
         created_at=_iso(file.created_at),
         tracking_id=file.tracking_id,
         cleanup_due=_iso(file.cleanup_due) if file.cleanup_due else None,
+        state=file.state,
     )
 
 
-def page_of(transfers: Transfers, call: Call, cohort: str, cursor: str | None, limit: int) -> FilePage:
+def page_of(
+    transfers: Transfers, call: Call, cohort: str, cursor: str | None, limit: int, listing: Listing = EVERYTHING
+) -> FilePage:
     """One page of a cohort's files. Raises `Forbidden` (and records it), `InvalidRequest`."""
     if not call.principal.may(Permission.LIST, cohort):
         transfers.access.deny(call, Permission.LIST, "", "", cohort)
-    rows, following = transfers.registry.listed(cohort, cursor, limit)
+    rows, following = transfers.registry.listed(cohort, cursor, limit, listing)
     return FilePage([view_of(row) for row in rows], following)
 
 
@@ -51,8 +54,10 @@ class LocalCatalog:
     def file(self, file_id: str) -> FileView:
         return view_of(self._transfers.file(self._call(), file_id))
 
-    def files(self, cohort: str, cursor: str | None = None, limit: int = 100) -> FilePage:
-        return page_of(self._transfers, self._call(), cohort, cursor, limit)
+    def files(
+        self, cohort: str, cursor: str | None = None, limit: int = 100, *, listing: Listing = EVERYTHING
+    ) -> FilePage:
+        return page_of(self._transfers, self._call(), cohort, cursor, limit, listing)
 
 
 def _iso(seconds: float) -> str:

@@ -11,9 +11,10 @@ import hashlib
 import json
 import time
 import uuid
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import reduce
+from operator import and_
 from typing import Any
 
 from pynamodb.exceptions import DoesNotExist, PynamoDBException, TransactWriteError, UpdateError
@@ -26,15 +27,25 @@ from chalicelib.errors import (
     InvalidRequest,
     LeaseLost,
     LedgerUnavailable,
+    OnHold,
+    QuotaExceeded,
+    TooManyUploads,
     UploadInProgress,
 )
 from chalicelib.limits import INTEGRITY_PERIOD_DAYS
-from nas_gateway.files.tables import CHECK_BUCKETS, PathClaim, State, TrackedFile
+from chalicelib.storage.catalog import EVERYTHING, Listing
+from nas_gateway.files import held
+from nas_gateway.files.checks import bucket_of, first_check
+from nas_gateway.files.quotas import Quotas
+from nas_gateway.files.tables import DELETING_KEY, PathClaim, State, TrackedFile
 
 Change = Callable[[TransactWrite], None]
 Clock = Callable[[], float]
 
 NO_COHORT = "-"
+
+# Of a listing with filters: rows looked at in one read, and reads in one call at most.
+FILTERED_PAGE, MAX_READS = 500, 8
 
 
 def claim_key(disk: str, path: str) -> str:
@@ -45,8 +56,15 @@ def claim_key(disk: str, path: str) -> str:
 class Registry:
     """State rows. Stateless itself; one a process. A stored file is read again within `check_seconds`."""
 
-    def __init__(self, clock: Clock = time.time, *, check_seconds: float = INTEGRITY_PERIOD_DAYS * 86400) -> None:
+    def __init__(
+        self,
+        clock: Clock = time.time,
+        *,
+        check_seconds: float = INTEGRITY_PERIOD_DAYS * 86400,
+        quotas: Quotas | None = None,
+    ) -> None:
         self._clock, self._check_seconds = clock, check_seconds
+        self._quotas = quotas or Quotas()
 
     # --- reads -----------------------------------------------------------------------------------------------
 
@@ -73,12 +91,31 @@ class Registry:
         claim = self.claim(disk, path)
         return self.get(claim.file_id) if claim is not None and claim.file_id else None
 
-    def listed(self, cohort: str, cursor: str | None, limit: int) -> tuple[list[TrackedFile], str | None]:
-        """Available files of a cohort, oldest first; the next page's cursor. Raises `InvalidRequest` for a bad one."""
+    def listed(
+        self, cohort: str, cursor: str | None, limit: int, listing: Listing = EVERYTHING
+    ) -> tuple[list[TrackedFile], str | None]:
+        """Available files of a cohort, and the next page's cursor. Raises `InvalidRequest` for a bad one."""
+        files, start = list[TrackedFile](), _decode(cursor)
+        terms = [getattr(TrackedFile, name) == value for name, value in listing.filters.items() if name != "name"]
+        if listing.name:
+            terms.append(TrackedFile.filename.contains(listing.name))
         try:
-            found = TrackedFile.by_cohort.query(cohort, limit=limit, last_evaluated_key=_decode(cursor))
-            files = list(found)
-            return files, _encode(found.last_evaluated_key)
+            for _ in range(MAX_READS):
+                rows = TrackedFile.by_cohort.query(
+                    cohort,
+                    filter_condition=reduce(and_, terms) if terms else None,
+                    scan_index_forward=listing.order != "newest",
+                    last_evaluated_key=start,
+                    # DynamoDB counts before it filters: with a filter, look at more than is wanted.
+                    page_size=max(limit, FILTERED_PAGE) if terms else limit - len(files),
+                )
+                page = next(rows.page_iter)
+                items = page["Items"][: limit - len(files)]
+                files += [TrackedFile.from_raw_data(item) for item in items]
+                start = _key_of(items[-1]) if len(items) < len(page["Items"]) else page.get("LastEvaluatedKey")
+                if start is None or len(files) >= limit:
+                    break
+            return files, _encode(start)
         except PynamoDBException as error:
             if "ValidationException" in str(dynamo.code_of(error)):
                 raise InvalidRequest("The cursor is not one of this list's.") from None
@@ -95,14 +132,35 @@ class Registry:
             raise LedgerUnavailable from error
         return sorted(found, key=lambda file: file.cleanup_due or 0)[:limit]
 
+    def temporary(self, disk: str) -> Iterator[TrackedFile]:
+        """Every temporary file of a disk that is there or on its way, by deadline. Raises `LedgerUnavailable`."""
+        try:
+            yield from TrackedFile.by_cleanup.query(disk)
+        except PynamoDBException as error:
+            raise LedgerUnavailable from error
+
+    def count_temporary(self, disk: str, most: int) -> int:
+        """How many temporary files of a disk there are or are on their way, counted up to `most`."""
+        if most <= 0:
+            return 0
+        try:
+            # Ids alone would be enough; DynamoDB counts what it reads, whatever it sends.
+            return sum(1 for _ in TrackedFile.by_cleanup.query(disk, attributes_to_get=["file_id"], limit=most))
+        except PynamoDBException as error:
+            raise LedgerUnavailable from error
+
     # --- changes ---------------------------------------------------------------------------------------------
 
-    def announce(self, file: TrackedFile, *, if_absent: bool, hold_seconds: float) -> Change:
-        """An upload to the file's path begins: take the path (change 0), put the row."""
+    def announce(self, file: TrackedFile, *, if_absent: bool, hold_seconds: float, size: int | None = None) -> Change:
+        """An upload to the file's path begins: take the path (change 0), put the row.
+
+        What stands there and is on hold, or is being deleted, is not replaced.
+        """
         now = self._clock()
         free: Condition = PathClaim.pending.does_not_exist() | (PathClaim.pending_until < now)
-        if if_absent:
-            free &= PathClaim.file_id.does_not_exist()
+        old = None if if_absent else self.at(file.disk, file.path)
+        counted = self._quotas.announced(file, size)
+        free &= PathClaim.file_id == old.file_id if old is not None else PathClaim.file_id.does_not_exist()
 
         def change(transaction: TransactWrite) -> None:
             transaction.update(
@@ -111,24 +169,46 @@ class Registry:
                 condition=free,
             )
             transaction.save(file, condition=TrackedFile.file_id.does_not_exist())
+            if old is not None:
+                transaction.condition_check(TrackedFile, old.file_id, condition=TrackedFile.state != State.DELETING)
+                held.require_none(transaction, old)
+            counted(transaction)
 
         return change
 
-    def refused(self, file: TrackedFile, *, if_absent: bool) -> FileExists | UploadInProgress:
-        """Why `announce` was refused: what stands at the path now."""
-        claim = self.claim(file.disk, file.path)
-        if if_absent and claim is not None and claim.file_id:
+    def refused(
+        self, file: TrackedFile, *, if_absent: bool, index: int = 0, size: int | None = None
+    ) -> FileExists | UploadInProgress | OnHold | QuotaExceeded | TooManyUploads:
+        """Why `announce` was refused: what stands at the path now, or (not its change 0) a quota."""
+        if index and (met := self._quotas.why(file, size)):
+            return met
+        old = self.at(file.disk, file.path)
+        if old is not None and old.state == State.DELETING:
+            return UploadInProgress("The file of that name is being deleted. Try again in a few minutes.")
+        if old is not None and if_absent:
             return FileExists()
+        if old is not None and held.standing(held.scopes_of(old)):
+            return OnHold()
         return UploadInProgress()
 
+    def check_replaceable(self, file: TrackedFile) -> None:
+        """Raises `OnHold` where the bytes of `file` would take the place of a file on hold."""
+        old = self.at(file.disk, file.path)
+        if old is not None and old.file_id != file.file_id and held.standing(held.scopes_of(old)):
+            raise OnHold
+
     def arrived(self, file: TrackedFile) -> Change:
-        """The bytes are on the NAS: the path is this file's (change 0, while the hold is ours), older one replaced."""
-        claim = self.claim(file.disk, file.path)
-        old = claim.file_id if claim is not None and claim.file_id != file.file_id else None
+        """The bytes are on the NAS: the path is this file's (change 0, while the hold is ours), older one replaced.
+
+        Refused (another change) where the older one is under a legal hold: its row stays.
+        """
+        found = self.at(file.disk, file.path)
+        old = found if found is not None and found.file_id != file.file_id else None
         now = self._clock()
         file.state, file.updated_at = State.AVAILABLE, now
-        file.check_bucket = zlib.crc32(file.file_id.encode()) % CHECK_BUCKETS
-        file.check_due = now + self._check_seconds
+        counted = self._quotas.arrived(file, old)
+        file.check_bucket = bucket_of(file.file_id)
+        file.check_due = first_check(file.file_id, now, self._check_seconds, whole_known=bool(file.sha256))
         file.listed_in = file.cohort or NO_COHORT
         file.listed_at = f"{datetime.fromtimestamp(now, UTC).isoformat(timespec='microseconds')}#{file.file_id}"
 
@@ -139,8 +219,10 @@ class Registry:
                 condition=PathClaim.pending == file.file_id,
             )
             transaction.save(file)
-            if old:
-                transaction.update(TrackedFile(old), _gone(State.REPLACED, now))
+            if old is not None:
+                transaction.update(TrackedFile(old.file_id), _gone(State.REPLACED, now))
+                held.require_none(transaction, old)
+            counted(transaction)
 
         return change
 
@@ -149,6 +231,7 @@ class Registry:
         now = self._clock()
         claim = self.claim(file.disk, file.path)
         ours = claim is not None and claim.pending == file.file_id
+        counted = self._quotas.withdrawn(file)
 
         def change(transaction: TransactWrite) -> None:
             if ours:
@@ -158,15 +241,96 @@ class Registry:
                     condition=PathClaim.pending == file.file_id,
                 )
             transaction.update(TrackedFile(file.file_id), _gone(state, now))
+            counted(transaction)
 
         return change
+
+    def deleting(self, file: TrackedFile, holder: str, hold_seconds: float) -> Change:
+        """The file is going to be deleted: its path is taken (change 0), it leaves the listings (1), no hold stands (2, 3)."""
+        now = self._clock()
+        free: Condition = PathClaim.pending.does_not_exist() | (PathClaim.pending_until < now)
+
+        def change(transaction: TransactWrite) -> None:
+            transaction.update(
+                PathClaim(claim_key(file.disk, file.path)),
+                [PathClaim.pending.set(holder), PathClaim.pending_until.set(now + hold_seconds)],
+                condition=(PathClaim.file_id == file.file_id) & free,
+            )
+            transaction.update(
+                TrackedFile(file.file_id),
+                [
+                    TrackedFile.state.set(State.DELETING),
+                    TrackedFile.updated_at.set(now),
+                    TrackedFile.listed_in.remove(),
+                    TrackedFile.listed_at.remove(),
+                    TrackedFile.check_bucket.remove(),
+                    TrackedFile.check_due.remove(),
+                    TrackedFile.deleting.set(DELETING_KEY),
+                    TrackedFile.cleanup_after.set(now + hold_seconds),
+                ],
+                condition=TrackedFile.state.is_in(State.AVAILABLE, State.CORRUPT, State.DELETING),
+            )
+            held.require_none(transaction, file)
+
+        return change
+
+    def not_deleted(self, file: TrackedFile, holder: str, tries: int, after: float) -> Change:
+        """A deletion failed: the path is let go where it is still ours, and it is tried again `after` (epoch seconds)."""
+        claim = self.claim(file.disk, file.path)
+
+        def change(transaction: TransactWrite) -> None:
+            if claim is not None and claim.pending == holder:
+                transaction.update(
+                    PathClaim(claim_key(file.disk, file.path)),
+                    [PathClaim.pending.remove(), PathClaim.pending_until.remove()],
+                    condition=PathClaim.pending == holder,
+                )
+            transaction.update(
+                TrackedFile(file.file_id),
+                [TrackedFile.cleanup_tries.set(tries), TrackedFile.cleanup_after.set(after)],
+                condition=TrackedFile.state == State.DELETING,
+            )
+
+        return change
+
+    def clearing(self, disk: str, path: str, holder: str, hold_seconds: float) -> Change:
+        """An object that no row knows is going to be deleted: its path is taken (change 0), unless somebody has it."""
+        now = self._clock()
+        free: Condition = PathClaim.pending.does_not_exist() | (PathClaim.pending_until < now)
+
+        def change(transaction: TransactWrite) -> None:
+            transaction.update(
+                PathClaim(claim_key(disk, path)),
+                [PathClaim.pending.set(holder), PathClaim.pending_until.set(now + hold_seconds)],
+                condition=PathClaim.file_id.does_not_exist() & free,
+            )
+
+        return change
+
+    def cleared(self, disk: str, path: str, holder: str) -> Change:
+        """The end of `clearing`: the path is nobody's, where it is still ours."""
+        claim = self.claim(disk, path)
+
+        def change(transaction: TransactWrite) -> None:
+            if claim is not None and claim.pending == holder:
+                transaction.delete(PathClaim(claim_key(disk, path)), condition=PathClaim.pending == holder)
+
+        return change
+
+    def deletions_begun(self, *, before: float, limit: int | None = None) -> Iterator[TrackedFile]:
+        """Files whose deletion has begun and is due for another try at `before`. Raises `LedgerUnavailable`."""
+        due = TrackedFile.cleanup_after < before
+        try:
+            yield from TrackedFile.by_deleting.query(DELETING_KEY, range_key_condition=due, limit=limit)
+        except PynamoDBException as error:
+            raise LedgerUnavailable from error
 
     def deleted(self, file: TrackedFile, *, holder: str | None = None) -> Change:
         """The file is gone from the NAS: its path is free (change 0, unless an upload to it is under way).
 
         `holder`: what `hold` took the path with; its hold ends too.
         """
-        now = self._clock()
+        now, counted = self._clock(), self._quotas.deleted(file)
 
         def change(transaction: TransactWrite) -> None:
             actions: list[Any] = [PathClaim.file_id.remove()]
@@ -176,6 +340,7 @@ class Registry:
                 condition &= PathClaim.pending == holder
             transaction.update(PathClaim(claim_key(file.disk, file.path)), actions, condition=condition)
             transaction.update(TrackedFile(file.file_id), _gone(State.DELETED, now))
+            counted(transaction)
 
         return change
 
@@ -189,6 +354,20 @@ class Registry:
             PathClaim(claim_key(file.disk, file.path)).update(
                 [PathClaim.pending.set(holder), PathClaim.pending_until.set(now + hold_seconds)],
                 condition=(PathClaim.file_id == file.file_id) & (free | (PathClaim.pending == holder)),
+            )
+        except UpdateError as error:
+            if dynamo.code_of(error) == "ConditionalCheckFailedException":
+                raise UploadInProgress from None
+            raise LedgerUnavailable from error
+
+    def hold_empty(self, disk: str, path: str, holder: str, hold_seconds: float) -> None:
+        """As `hold`, for a path where no row knows a file."""
+        now = self._clock()
+        free: Condition = PathClaim.pending.does_not_exist() | (PathClaim.pending_until < now)
+        try:
+            PathClaim(claim_key(disk, path)).update(
+                [PathClaim.pending.set(holder), PathClaim.pending_until.set(now + hold_seconds)],
+                condition=PathClaim.file_id.does_not_exist() & (free | (PathClaim.pending == holder)),
             )
         except UpdateError as error:
             if dynamo.code_of(error) == "ConditionalCheckFailedException":
@@ -239,7 +418,13 @@ def _gone(state: str, now: float) -> list[Any]:
         TrackedFile.cleanup_due.remove(),
         TrackedFile.check_bucket.remove(),
         TrackedFile.check_due.remove(),
+        TrackedFile.deleting.remove(),
+        TrackedFile.cleanup_after.remove(),
     ]
+
+
+def _key_of(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: item[name] for name in ("file_id", "listed_in", "listed_at")}
 
 
 def _encode(key: dict[str, Any] | None) -> str | None:

@@ -69,6 +69,20 @@ class ByCheck(GlobalSecondaryIndex["TrackedFile"]):
     check_due = NumberAttribute(range_key=True)
 
 
+class ByDeleting(GlobalSecondaryIndex["TrackedFile"]):
+    """Files whose deletion has begun and not ended, by when it is tried next. Sparse, and small: failures, and crashes."""
+
+    class Meta:
+        index_name = "by-deleting"
+        projection = AllProjection()
+
+    deleting = UnicodeAttribute(hash_key=True)
+    cleanup_after = NumberAttribute(range_key=True)
+
+
+DELETING_KEY = "deleting"  # the one value of `deleting`
+
+
 class TrackedFile(Model):
     """The current state of one file. Times are epoch seconds, sizes bytes, `sha256` hex."""
 
@@ -102,14 +116,26 @@ class TrackedFile(Model):
     # Deletions that failed: how often, and when the next is tried (the deadline itself stays what it was).
     cleanup_tries = NumberAttribute(null=True)
     cleanup_after = NumberAttribute(null=True)
+    deleting = UnicodeAttribute(null=True)
     # Integrity: zlib.crc32(file_id) % CHECK_BUCKETS, when it is due, and when the bytes were last found to be right.
     check_bucket = NumberAttribute(null=True)
     check_due = NumberAttribute(null=True)
     checked_at = NumberAttribute(null=True)
+    # The check that is under way: who makes it and until when it is theirs; checks in a row that came to no end; and how far
+    # the bytes (0 to `check_offset`) of the object `check_object` (its ETag and time) have been found to be right.
+    check_holder = UnicodeAttribute(null=True)
+    check_until = NumberAttribute(null=True)
+    check_tries = NumberAttribute(null=True)
+    check_offset = NumberAttribute(null=True)
+    check_object = UnicodeAttribute(null=True)
+    # Bytes that count against quotas: those set aside when it was announced, and those of the stored file.
+    reserved = NumberAttribute(null=True)
+    counted = NumberAttribute(null=True)
 
     by_cohort = ByCohort()
     by_cleanup = ByCleanup()
     by_check = ByCheck()
+    by_deleting = ByDeleting()
 
     def updated_iso(self) -> str:
         """`updated_at` as ISO 8601 in UTC."""
@@ -134,4 +160,48 @@ class PathClaim(Model):
     pending_until = NumberAttribute(null=True)
 
 
-MODELS: list[type[Model]] = [TrackedFile, PathClaim]
+class BySet(GlobalSecondaryIndex["Hold"]):
+    """Every hold, by when it was set."""
+
+    class Meta:
+        index_name = "by-set"
+        projection = AllProjection()
+
+    listed = UnicodeAttribute(hash_key=True)
+    set_at = NumberAttribute(range_key=True)
+
+
+class Hold(Model):
+    """A legal hold that stands; lifted, the row goes (the ledger keeps both). `scope` is `file:{id}` or `cohort:{name}`.
+
+    Every deletion checks in its transaction that no such row is there.
+    """
+
+    class Meta:
+        suffix = "holds"
+        table_name = "holds"
+
+    scope = UnicodeAttribute(hash_key=True)
+    listed = UnicodeAttribute(default="hold")
+    set_at = NumberAttribute()  # epoch seconds
+    set_by = UnicodeAttribute()
+    reason = UnicodeAttribute()
+    tracking_id = UnicodeAttribute()
+
+    by_set = BySet()
+
+
+class Usage(Model):
+    """What a cohort or a user has stored and under way, while a quota is set. `who` is `cohort:NAME` or `user:NAME`."""
+
+    class Meta:
+        suffix = "usage"
+        table_name = "usage"
+
+    who = UnicodeAttribute(hash_key=True)
+    stored = NumberAttribute(null=True)  # bytes
+    files = NumberAttribute(null=True)
+    uploads = NumberAttribute(null=True)  # under way
+
+
+MODELS: list[type[Model]] = [TrackedFile, PathClaim, Hold, Usage]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from datetime import UTC, datetime, timedelta
 
 from pynamodb.transactions import TransactWrite
@@ -25,15 +25,15 @@ from chalicelib.errors import (
     ObjectCorrupt,
     OnHold,
     PayloadTooLarge,
-    UploadInProgress,
 )
 from chalicelib.limits import LEASE_SECONDS, MAX_OBJECT_BYTES, MAX_TEMPORARY_HOURS
 from chalicelib.storage.base import ByteRange, Download, ObjectInfo, PartStorage, Reader, SavedPath
 from chalicelib.storage.paths import normalise, normalise_prefix
-from nas_gateway.files.access import Access, Call
+from nas_gateway.files.access import Access, Call, under_glass
 from nas_gateway.files.deletion import Deletion
 from nas_gateway.files.downloads import TrackedDownload, enriched
 from nas_gateway.files.placement import Placement
+from nas_gateway.files.quotas import Throttle
 from nas_gateway.files.registry import Change, Registry
 from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.files.watched import watch
@@ -60,9 +60,10 @@ class Transfers:
         temporary_hours: int = 4,
         max_bytes: int = MAX_OBJECT_BYTES,
         clock: Callable[[], float] = time.time,
+        throttle: Throttle | None = None,
     ) -> None:
         self.disk, self.ledger, self.registry = disk, ledger, registry
-        self.access = Access(ledger, registry)
+        self.access = Access(ledger, registry, throttle)
         self.deletion = Deletion(disk, ledger, registry, clock=clock)
         self._disks = tuple(disks)
         self._temporary = timedelta(hours=temporary_hours)
@@ -87,7 +88,10 @@ class Transfers:
         """
         storage = self.disk(place.disk)
         source = watch(content, self.max_bytes)
-        file, intent = self.announce(call, place, action, if_absent=if_absent, cleanup_hours=cleanup_hours)
+        reserve = len(content) if isinstance(content, Sized) else None
+        file, intent = self.announce(
+            call, place, action, if_absent=if_absent, cleanup_hours=cleanup_hours, reserve=reserve
+        )
         source.every(LEASE_SECONDS / 3, lambda: self.registry.renew(file, LEASE_SECONDS))
         try:
             saved = storage.save(
@@ -127,11 +131,13 @@ class Transfers:
         also: Change | None = None,
         unplaced: bool = False,
         cleanup_hours: float | None = None,
+        reserve: int | None = None,
     ) -> tuple[TrackedFile, Intent]:
         """Authorise an upload, take its path and record its intent. Nothing has moved yet.
 
-        `unplaced`: bytes that belong to no cohort yet. Raises `Forbidden`, `FileExists`, `UploadInProgress`,
-        `PayloadTooLarge`, `LedgerUnavailable`.
+        `unplaced`: bytes that belong to no cohort yet; `reserve`: how many count against quotas, where `size` is not told.
+        Raises `Forbidden`, `FileExists`, `UploadInProgress`, `PayloadTooLarge`, `QuotaExceeded`, `TooManyUploads`,
+        `LedgerUnavailable`.
         """
         if size is not None and size > self.max_bytes:
             raise PayloadTooLarge(f"The largest file taken here is {self.max_bytes} bytes.")
@@ -156,11 +162,12 @@ class Transfers:
             cleanup_scheduled_for=due,
             request_id=call.request_id,
         )
-        claim = self.registry.announce(file, if_absent=if_absent, hold_seconds=hold_seconds)
+        reserve = size if reserve is None else reserve
+        claim = self.registry.announce(file, if_absent=if_absent, hold_seconds=hold_seconds, size=reserve)
         try:
             intent = self.ledger.begin(operation, tracking_id=file.tracking_id, changes=_both(claim, also))
-        except ChangeRefused:
-            raise self.registry.refused(file, if_absent=if_absent) from None
+        except ChangeRefused as refused:
+            raise self.registry.refused(file, if_absent=if_absent, index=refused.index, size=reserve) from None
         return file, intent
 
     def complete(
@@ -264,6 +271,7 @@ class Transfers:
         file = self.access.file(call, Permission.READ, disk, path)
         _intact(file)
         metadata = {"range": range.header()} if range else {}
+        metadata |= under_glass(call, file)
         intent = self.ledger.begin(self._operation(call, Action.FILE_DOWNLOADED_VIA_STREAM, disk, path, file, metadata))
         try:
             return TrackedDownload(storage.open(path, range), file, self._closer(intent))
@@ -325,7 +333,8 @@ class Transfers:
     def delete(self, call: Call, disk: str, path: str) -> str:
         """Delete one file; the tracking id. Raises `FileMissing`, `Forbidden`, `OnHold`, `UploadInProgress`.
 
-        How, and what stays where it fails: `deletion`. A file that the registry knows and the NAS no longer has is closed, and the event says that it was already gone.
+        How, and what stays where it fails: `deletion`.
+        A file that the registry knows and the NAS no longer has is closed, and the event says that it was already gone.
         """
         path = normalise(path)
         self.disk(disk)  # raises for a disk that is not there

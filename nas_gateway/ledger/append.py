@@ -22,13 +22,16 @@ from botocore.exceptions import HTTPClientError
 from botocore.parsers import ResponseParserError
 from pynamodb.connection import TableConnection
 from pynamodb.exceptions import PynamoDBException, TransactWriteError
-from pynamodb.transactions import TransactWrite
 
 from chalicelib.dynamo import CONNECT_TIMEOUT, READ_TIMEOUT
 from chalicelib.errors import LedgerUnavailable
 from nas_gateway.ledger.chain import EMPTY, Head
 from nas_gateway.ledger.events import SHARDS
 from nas_gateway.ledger.tables import PHIFileTracking
+from nas_gateway.ledger.transaction import ChangeRefused, NotOpen, Transaction
+from nas_gateway.ledger.turns import Turns
+
+__all__ = ["Appender", "ChangeRefused", "NotOpen", "Transaction"]
 
 # Seconds after which no new attempt is begun, waiting for the process's own writers included. A caller that waits
 # longer for "503, try again" is worse off; an attempt under way may add CONNECT_TIMEOUT + READ_TIMEOUT.
@@ -37,82 +40,14 @@ BUDGET = 10.0
 TRANSPORT_ATTEMPTS = 3
 # Seconds: full jitter, doubling from the first to the last (AWS Architecture Blog, "Exponential Backoff And Jitter").
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
-# DynamoDB: 100 actions a transaction, two of which are the ledger's own.
-MAX_CHANGES = 98
+# Appends in a row that start from memory before the head is read all the same: see `Appender`.
+STREAK = 32
+# Places in a row that are tried from what a refusal showed, before the head is read again.
+CHASES = 3
+# Lost races after which a writer no longer waits before it tries again.
+YIELDS = 4
 
 _T = TypeVar("_T")
-
-
-class ChangeRefused(Exception):
-    """The condition of one of the caller's own changes failed, so neither the changes nor the event were written.
-
-    `index` counts the caller's changes from 0 in the order they were added. (DynamoDB answers one reason an item in
-    the order of the request; PynamoDB sorts a request into checks, deletes, puts and updates; `Transaction` maps back.)
-    When several failed, it is the first.
-    """
-
-    def __init__(self, index: int) -> None:
-        super().__init__(f"the condition of change {index} failed")
-        self.index = index
-
-
-class NotOpen(Exception):
-    """The operation's row is not as it must be: it has an outcome already."""
-
-
-class Transaction(TransactWrite):
-    """A `TransactWrite` that remembers in which order its items were added, and which are the caller's."""
-
-    _LISTS = ("_condition_check_items", "_delete_items", "_put_items", "_update_items")  # the order of the request
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._added: list[tuple[str, int]] = []
-        self._own = 0
-
-    def _note(self, name: str) -> None:
-        self._added.append((name, len(getattr(self, name)) - 1))
-
-    def condition_check(self, *args: Any, **options: Any) -> None:
-        super().condition_check(*args, **options)
-        self._note("_condition_check_items")
-
-    def delete(self, *args: Any, **options: Any) -> None:
-        super().delete(*args, **options)
-        self._note("_delete_items")
-
-    def save(self, *args: Any, **options: Any) -> None:
-        super().save(*args, **options)
-        self._note("_put_items")
-
-    def update(self, *args: Any, **options: Any) -> None:
-        super().update(*args, **options)
-        self._note("_update_items")
-
-    def end_of_own(self) -> None:
-        """What is added from here on is the caller's."""
-        self._own = len(self._added)
-
-    def check_size(self) -> None:
-        if len(self._added) - self._own > MAX_CHANGES:
-            raise ValueError(f"at most {MAX_CHANGES} changes fit into one transaction with an event")
-
-    def commit(self) -> None:
-        self._commit()
-
-    def raise_refusal(self, error: TransactWriteError) -> None:
-        """Raise for a failed condition of the operation's row or of the caller; the event's own is no refusal."""
-        place = [(name, i) for name in self._LISTS for i in range(len(getattr(self, name)))]
-        failed = {
-            self._added.index(place[position])
-            for position, reason in enumerate(error.cancellation_reasons)
-            if reason is not None and reason.code == "ConditionalCheckFailed"
-        }
-        if any(0 < number < self._own for number in failed):
-            raise NotOpen
-        theirs = sorted(number - self._own for number in failed if number >= self._own)
-        if theirs:
-            raise ChangeRefused(theirs[0]) from None
 
 
 class Failure(Enum):
@@ -147,10 +82,12 @@ def classify(error: Exception) -> Failure:
 
 
 class Appender:
-    """Writes to the 16 chains for one process. Thread-safe; the process's own writers queue for a shard.
+    """Writes to the 16 chains for one process. Thread-safe; the process's own writers take turns at a shard, in order.
 
     The head of each chain is kept in memory, so an append is one round trip as long as no other process writes to the
-    same shard. Once one was seen to, the head is read first (two round trips rather than three) until that is over.
+    same shard. Once one was seen to, the head is read first (two round trips) until that is over. Who loses a race is shown
+    by the refusal what stands there, and tries the next place at once: one round trip, against the winner's two. And as a
+    winner may not know of the others, `STREAK` bounds how long it goes on from memory. So nobody is starved.
     """
 
     def __init__(
@@ -161,8 +98,9 @@ class Appender:
         budget: float | None = None,
     ) -> None:
         self._pause, self._budget = pause, budget
-        self._locks = [threading.Lock() for _ in range(SHARDS)]
+        self._turns = [Turns() for _ in range(SHARDS)]
         self._heads: dict[int, Head] = {}
+        self._streaks = [0] * SHARDS
         self._shared: set[int] = set()
         self._connecting = threading.Lock()
         self._table = table  # None: made at the first append, when the tables have been bound
@@ -177,53 +115,74 @@ class Appender:
         """
         budget = BUDGET if self._budget is None else self._budget
         deadline = time.monotonic() + budget
-        if not self._locks[shard].acquire(timeout=budget):
+        if not self._turns[shard].acquire(budget):
             raise LedgerUnavailable
         try:
+            # Taken out until the write is known to have worked: no failure leaves a wrong head behind.
+            head, chases, losses = self._remembered(shard), CHASES, 0
+            if head is None:
+                head, chases = self._look(shard, deadline), 0
             while True:
-                # Taken out until the write is known to have worked: no failure leaves a wrong head behind.
-                event = build(self._head(shard, deadline))
+                event = build(head)
                 transaction = Transaction(connection=self._connection().connection, client_request_token=event.event_id)
-                transaction.save(event, condition=PHIFileTracking.shard.does_not_exist())
+                transaction.save(event, condition=PHIFileTracking.shard.does_not_exist(), return_values="ALL_OLD")
                 attach(transaction)
                 transaction.check_size()
-                if self._commit(transaction, event, deadline):
+                began = time.monotonic()
+                there = self._commit(transaction, event, deadline)
+                if there is None:
                     self._heads[shard] = Head(int(event.seq), event.hash)
                     return event
                 self._shared.add(shard)
                 if time.monotonic() > deadline:
                     raise LedgerUnavailable
-                self._pause(random.uniform(0, FIRST_PAUSE))  # noqa: S311 - spreads writers out, guards nothing
+                losses += 1
+                # Who just came lets those pass who have lost more often, who do not wait at all.
+                self._pause(random.uniform(0, max(0, YIELDS - losses) * (time.monotonic() - began)))  # noqa: S311
+                # What stands in our place is the chain's end, or close to it, only if we had looked a moment ago.
+                if chases < CHASES:
+                    head, chases = there, chases + 1
+                else:
+                    head, chases = self._look(shard, deadline), 0
         finally:
-            self._locks[shard].release()
+            self._turns[shard].release()
 
-    def _commit(self, transaction: Transaction, event: PHIFileTracking, deadline: float) -> bool:
-        """True when the event stands, False when another stands in its place."""
-        try:
-            self._patiently(transaction.commit, deadline)
-        except TransactWriteError as error:
-            # An earlier attempt of ours, or one that the client repeated by itself, may have got through.
-            if self._is_ours(event, deadline):
-                return True
-            transaction.raise_refusal(error)
-            return False
-        return True
+    def _remembered(self, shard: int) -> Head | None:
+        """The head as this process left it, if that is to be believed."""
+        if shard in self._shared or self._streaks[shard] >= STREAK:
+            return None
+        self._streaks[shard] += 1
+        return self._heads.pop(shard, None)
 
-    def _head(self, shard: int, deadline: float) -> Head:
-        cached = self._heads.pop(shard, None)
-        if cached is not None and shard not in self._shared:
-            return cached
+    def _look(self, shard: int, deadline: float) -> Head:
+        """The head in the table."""
+        known = self._heads.pop(shard, None)
         page = self._patiently(
             lambda: self._connection().query(shard_key(shard), consistent_read=True, scan_index_forward=False, limit=1),
             deadline,
         )
-        items = page["Items"]
-        head = Head(int(items[0]["seq"]["N"]), items[0]["hash"]["S"]) if items else EMPTY
-        if head == cached:
+        head = _head_of(page["Items"][0]) if page["Items"] else EMPTY
+        self._streaks[shard] = 0
+        if head == known:
             self._shared.discard(shard)
+        elif known is not None:
+            self._shared.add(shard)
         return head
 
-    def _is_ours(self, event: PHIFileTracking, deadline: float) -> bool:
+    def _commit(self, transaction: Transaction, event: PHIFileTracking, deadline: float) -> Head | None:
+        """None when the event stands, else what stands in its place."""
+        try:
+            self._patiently(transaction.commit, deadline)
+        except TransactWriteError as error:
+            # An earlier attempt of ours, or one that the client repeated by itself, may have got through.
+            row = transaction.in_place_of_event(error) or self._row(event, deadline)
+            if row is not None and row.get("event_id") == {"S": event.event_id}:
+                return None
+            transaction.raise_refusal(error)
+            return _head_of(row) if row is not None else self._look(int(event.shard), deadline)
+        return None
+
+    def _row(self, event: PHIFileTracking, deadline: float) -> dict[str, Any] | None:
         # A query, though it is one row: the services tier needs no other right to read events (design, section 6).
         page = self._patiently(
             lambda: self._connection().query(
@@ -231,7 +190,7 @@ class Appender:
             ),
             deadline,
         )
-        return any(item.get("event_id") == {"S": event.event_id} for item in page["Items"])
+        return next(iter(page["Items"]), None)
 
     def _patiently(self, call: Callable[[], _T], deadline: float) -> _T:
         """The call's answer; repeats what can be repeated. A refused transaction is raised as it came."""
@@ -254,6 +213,10 @@ class Appender:
             if self._table is None:
                 self._table = connect()
             return self._table
+
+
+def _head_of(row: dict[str, Any]) -> Head:
+    return Head(int(row["seq"]["N"]), row["hash"]["S"])
 
 
 def connect() -> TableConnection:

@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from chalicelib import observability
+from chalicelib import metrics, observability
 from chalicelib.errors import LedgerBroken, SettingsError
 from nas_gateway.ledger.events import iso, utcnow
 from nas_gateway.ledger.reading import Events, TableEvents
@@ -128,9 +128,24 @@ class Checkpointer:
         where = (
             {"shard": fault.shard, "seq": fault.seq} if fault.checkpoint is None else {"checkpoint": fault.checkpoint}
         )
+        metrics.count("depot_ledger_broken_total")
         observability.log_event("ledger_broken", level=logging.ERROR, rule=fault.reason, **where)
         what = f"shard {fault.shard}, seq {fault.seq}" if fault.checkpoint is None else f"checkpoint {fault.checkpoint}"
         return LedgerBroken(f"The ledger does not verify: {what}: {fault.reason}. No checkpoint was signed.")
+
+
+def first_key(store: CheckpointStore) -> str | None:
+    """The public key that signed checkpoint 1, which is what a verifier starts from; None while there is none.
+
+    Raises `LedgerBroken` and `StorageError`.
+    """
+    line = next(store.read(), None)
+    if line is None:
+        return None
+    try:
+        return parse_checkpoint(line).checkpoint.key
+    except ValueError as error:
+        raise LedgerBroken(f"Checkpoint 1 {error}.") from None
 
 
 def listing(store: CheckpointStore, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:

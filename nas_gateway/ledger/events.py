@@ -33,6 +33,13 @@ MAX_MESSAGE_CHARS: Final = 1000
 INDEX_ONLY: Final = frozenset({"at_key", "day", "failed_day"})
 
 
+def index_keys(stamp: str, shard: int, seq: int, outcome: str) -> dict[str, Any]:
+    """The attributes `INDEX_ONLY` of an event at the time `stamp`, as far as it has them."""
+    day = stamp[:10]
+    keys = {"at_key": f"{stamp}#{shard:02d}-{seq:015d}", "day": day}
+    return {**keys, "failed_day": day} if outcome in (Outcome.FAILED, Outcome.UNKNOWN) else keys
+
+
 class Outcome(StrEnum):
     """`intent`: about to happen. `unknown`: ended, but nobody can say how (found by the sweeper)."""
 
@@ -82,6 +89,22 @@ class Action:
     DIGEST_RECORDED: Final = "digest_recorded"
     INTEGRITY_FAILED: Final = "integrity_failed"
     INTEGRITY_RESTORED: Final = "integrity_restored"
+    # people
+    USER_CREATED: Final = "user_created"
+    USER_CHANGED: Final = "user_changed"
+    USER_DISABLED: Final = "user_disabled"
+    USER_ENABLED: Final = "user_enabled"
+    PASSWORD_RESET: Final = "password_reset"  # noqa: S105
+    PASSWORD_CHANGED: Final = "password_changed"  # noqa: S105
+    COHORT_CREATED: Final = "cohort_created"
+    TOKEN_CREATED: Final = "token_created"  # noqa: S105
+    TOKEN_REVOKED: Final = "token_revoked"  # noqa: S105
+    SECOND_FACTOR_ON: Final = "second_factor_on"
+    SECOND_FACTOR_OFF: Final = "second_factor_off"
+    SIGNED_IN: Final = "signed_in"
+    SIGNED_OUT: Final = "signed_out"
+    BREAK_GLASS_BEGUN: Final = "break_glass_begun"
+    BREAK_GLASS_ENDED: Final = "break_glass_ended"
 
     KNOWN: frozenset[str]
 

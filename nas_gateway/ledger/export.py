@@ -71,7 +71,8 @@ def export(path: Path, store: CheckpointStore | None, *, events: Events | None =
 
     The end of the file is checked first: its last checkpoint is the store's, what follows it is whole, and the table still
     has it. What follows it is then written anew, in its place among new checkpoints. Raises `LedgerBroken` when the end of
-    the file is not what the ledger has (the file is left as it is), and as `lines` does.
+    the file is not what the ledger has (the file is left as it is), and as `lines` does; also, once all is written, when
+    an index does not have an event as it is.
     """
     source = events or TableEvents()
     try:
@@ -93,6 +94,12 @@ def export(path: Path, store: CheckpointStore | None, *, events: Events | None =
             checkpoints, written = checkpoints + covered, written + (not covered)
         file.flush()
         os.fsync(file.fileno())
+    if isinstance(source, TableEvents) and source.first_misfiled is not None:
+        shard, seq = source.first_misfiled
+        raise LedgerBroken(
+            f"The file is written, but the table's index attributes were changed: {source.misfiled} of the events just read, "
+            f"first shard {shard}, seq {seq}. Questions by an index do not show such an event where it belongs; the file does."
+        )
     return Exported(written - rewritten, checkpoints, rewritten)
 
 

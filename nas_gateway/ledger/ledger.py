@@ -15,8 +15,9 @@ from typing import Any
 from pynamodb.exceptions import DoesNotExist, PynamoDBException
 from pynamodb.transactions import TransactWrite
 
+from chalicelib import metrics
 from chalicelib.errors import LedgerUnavailable, OperationEnded
-from nas_gateway.ledger.append import Appender, ChangeRefused, NotOpen, Transaction
+from nas_gateway.ledger.append import Appender
 from nas_gateway.ledger.chain import Head
 from nas_gateway.ledger.events import (
     VERSION,
@@ -29,10 +30,11 @@ from nas_gateway.ledger.events import (
     utcnow,
 )
 from nas_gateway.ledger.tables import OpenOperation, PHIFileTracking
+from nas_gateway.ledger.transaction import ChangeRefused, NotOpen, Transaction
 
 __all__ = ["ChangeRefused", "Changes", "Ledger"]
 
-# Adds the caller's own saves, updates, deletes and checks (at most `append.MAX_CHANGES`) to the event's transaction. May be
+# Adds the caller's own saves, updates, deletes and checks (at most `transaction.MAX_CHANGES`) to the event's transaction. May be
 # called more than once (a race for the place in the chain was lost), so it must do nothing else, and must not touch the
 # ledger's own rows.
 Changes = Callable[[TransactWrite], None]
@@ -131,6 +133,7 @@ class Ledger:
         *,
         error: BaseException | str | None = None,
         bytes_transferred: int = 0,
+        tracking_id: str | None = None,
         changes: Changes | None = None,
     ) -> PHIFileTracking:
         """A single event without intent: refused access, bookkeeping about files that already moved.
@@ -139,7 +142,7 @@ class Ledger:
         """
         if outcome is Outcome.INTENT:
             raise ValueError("an intent is recorded with begin()")
-        tracking_id = uuid.uuid4().hex
+        tracking_id = tracking_id or uuid.uuid4().hex
         intent = Intent(tracking_id, operation, self._clock(), shard_of(operation, tracking_id))
         return self._append(
             intent.shard,
@@ -194,7 +197,11 @@ class Ledger:
                 **values, event_id=uuid.uuid4().hex, seq=head.seq + 1, prev_hash=head.hash, at=self._clock()
             )
 
-        return self._appender.append(shard, build, attach)
+        try:
+            return self._appender.append(shard, build, attach)
+        except LedgerUnavailable:
+            metrics.count("depot_ledger_unavailable_total")
+            raise
 
 
 def _join(transaction: Transaction, changes: Changes | None) -> None:

@@ -27,6 +27,7 @@ from nas_gateway.ledger.events import (
     Operation,
     Outcome,
     event_hash,
+    index_keys,
     iso,
     plain,
     utcnow,
@@ -108,15 +109,13 @@ class PHIFileTracking(Model):
     @classmethod
     def linked(cls, *, seq: int, prev_hash: str, at: datetime, **values: Any) -> Self:
         """A complete event at its place in the chain, hash and index keys included."""
-        stamp, failed = iso(at), values["outcome"] in (Outcome.FAILED, Outcome.UNKNOWN)
+        stamp = iso(at)
         event = plain({**values, "seq": seq, "prev_hash": prev_hash, "at": stamp})
         # Attributes take the very text that is hashed, so that what is read back hashes the same.
         return cls(
             **{name: _native(name, value) for name, value in event.items()},
             hash=event_hash(prev_hash, event),
-            at_key=f"{stamp}#{event['shard']:02d}-{seq:015d}",
-            day=stamp[:10],
-            failed_day=stamp[:10] if failed else None,
+            **index_keys(stamp, event["shard"], seq, event["outcome"]),
         )
 
     @property

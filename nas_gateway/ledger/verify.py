@@ -15,6 +15,7 @@ import binascii
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -238,7 +239,8 @@ class Verifier:
     """Takes the lines of an export in order. Memory does not grow with them.
 
     `key` is the public key (base64) that signed checkpoint 1; the chain of keys is followed from there. `seen`: what an
-    earlier run saw. `copies`: the lines of the checkpoints as they are kept elsewhere. `heads`: where to begin.
+    earlier run saw. `copies`: the lines of the checkpoints as they are kept elsewhere, from any of them on, without gaps.
+    `heads`: where to begin.
     """
 
     def __init__(
@@ -247,7 +249,8 @@ class Verifier:
         self.key, self._match = key, _event()
         self.lines = self.number = 0
         self.hash, self.at = GENESIS, ""
-        self._seen, self._copies = seen or Seen(key), copies
+        self._seen = seen or Seen(key)
+        self._copies, self._first_copy = _from_first(copies)
         self._signed = list(heads) or [EMPTY] * SHARDS  # the heads at the last checkpoint
         self._seqs = [head.seq for head in self._signed]
         self._hashes = [head.hash.encode() for head in self._signed]
@@ -341,7 +344,7 @@ class Verifier:
             return self._bad(expected, "its signature is wrong")
         if found.prev != self.hash or found.at < self.at:
             return self._bad(expected, "does not follow the checkpoint before it")
-        if self._copies is not None and next(self._copies, line) != line:
+        if self._copies is not None and expected >= self._first_copy and next(self._copies, line) != line:
             return self._bad(expected, "differs from the one that is kept elsewhere")
         if fault := self._compare(found):
             return fault
@@ -372,7 +375,8 @@ class Verifier:
     def end(self) -> Fault | None:
         """What only the end of the file can show: that it came too soon."""
         if self._copies is not None and next(self._copies, None) is not None:
-            return Fault(-1, -1, "missing: it is kept elsewhere, and the file ends before it", self.number + 1)
+            number = max(self.number + 1, self._first_copy)
+            return Fault(-1, -1, "missing: it is kept elsewhere, and the file ends before it", number)
         if self.number < self._seen.number:
             reason = "missing: it was seen before, so this is an old copy, or one whose end was cut off"
             return Fault(-1, -1, reason, self.number + 1)
@@ -380,6 +384,18 @@ class Verifier:
             if seq < self._watched[shard]:
                 return Fault(shard, seq + 1, "missing: it was seen before, so the end of this chain was cut off")
         return None
+
+
+def _from_first(copies: Iterator[bytes] | None) -> tuple[Iterator[bytes] | None, int]:
+    """The copies, and the number of the first: who downloads them now and then has files that begin anywhere."""
+    first = next(copies, None) if copies is not None else None
+    if copies is None or first is None:
+        return copies, 1
+    try:
+        number = parse_checkpoint(first).checkpoint.number
+    except ValueError:
+        number = 1  # it differs from whatever stands there
+    return itertools.chain([first], copies), number
 
 
 def _is_utf8(line: bytes) -> bool:
@@ -476,7 +492,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="what 'depot ledger export' wrote")
     parser.add_argument("--public-key", required=True, metavar="KEY", help="base64, hex, PEM, or a file that holds it")
     parser.add_argument("--state", type=Path, metavar="FILE", help="remembers what was seen: an older copy is found")
-    parser.add_argument("--checkpoints", type=Path, metavar="FILE", help="the checkpoints from their own store")
+    parser.add_argument(
+        "--checkpoints", type=Path, metavar="FILE", help="checkpoints from their own store, as downloaded"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

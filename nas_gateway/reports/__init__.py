@@ -1,1 +1,4 @@
-"""Reports: what is stored where, what grows, what is overdue. Use-cases; imported by the API, the jobs and the wiring."""
+"""What is stored, what is still lying around, and what it risks: a daily snapshot, and the report made from it.
+
+Used by the wiring, the internal API and the schedule. Walks indexes, never a table.
+"""

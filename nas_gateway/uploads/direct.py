@@ -24,7 +24,7 @@ from chalicelib.errors import (
 from chalicelib.limits import MAX_PARTS, MIN_PART_BYTES, PRESIGN_MAX_SECONDS, part_bytes_for
 from chalicelib.storage.base import DirectStorage, Part, PartStorage
 from chalicelib.storage.uploads import NewUpload, SignedRequest, StoredPart
-from nas_gateway.files.access import Call
+from nas_gateway.files.access import Call, under_glass
 from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.ledger.events import Action, Operation, iso
 from nas_gateway.uploads import rows
@@ -132,7 +132,7 @@ class Direct:
             disk=file.disk,
             file_path=file.path,
             file_type=file.file_type,
-            metadata={"method": signed.method, "expires_at": iso(ends), **about},
+            metadata={"method": signed.method, "expires_at": iso(ends), **about, **under_glass(call, file)},
             request_id=call.request_id,
         )
         self._transfers.ledger.record(operation)

@@ -49,6 +49,9 @@ class LocalUploadSessions:
     def presigning(self) -> bool:
         return self._direct.on(resolve_disk(self._settings, "submissions"))
 
+    def store_origin(self) -> str:
+        return self._settings.disks[resolve_disk(self._settings, "submissions")].public_endpoint
+
     def sign_part(self, upload_id: str, number: int, *, size: int | None, sha256: str | None) -> SignedRequest:
         return self._direct.sign_part(self._call(), upload_id, number, size=size, sha256=sha256)
 

@@ -18,7 +18,7 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.transactions import TransactWrite
 
 from chalicelib import dynamo
-from chalicelib.auth.policy import SERVICE, Principal
+from chalicelib.auth.policy import SERVICE, Permission, Principal
 from chalicelib.errors import (
     DepotError,
     LeaseLost,
@@ -58,16 +58,26 @@ Tail = tuple[int, int, str]
 
 
 def get(upload_id: str, principal: Principal) -> UploadSession:
-    """A session of this user's (the services tier itself may see any). Raises `UploadMissing`, `LedgerUnavailable`."""
+    """A session of this user's (the services tier itself may see any). Raises `UploadMissing`, `LedgerUnavailable`.
+
+    Whoever lost the right to upload since, and a token that never had it, does not go on with its owner's uploads either.
+    """
     try:
         session = UploadSession.get(upload_id, consistent_read=True)
     except DoesNotExist:
         raise UploadMissing from None
     except PynamoDBException as error:
         raise LedgerUnavailable from error
-    if principal is not SERVICE and session.owner != principal.username:
+    if principal is not SERVICE and (session.owner != principal.username or not _may_upload(principal, session.path)):
         raise UploadMissing
     return session
+
+
+def _may_upload(principal: Principal, path: str) -> bool:
+    folders = path.split("/")
+    if folders[0] == "submissions" and len(folders) > 1:
+        return principal.may(Permission.UPLOAD, folders[1])
+    return principal.scope(Permission.UPLOAD) != frozenset()  # of other purposes the path does not name the cohort
 
 
 def parts(upload_id: str) -> list[Part]:

@@ -8,11 +8,11 @@ the schedule.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-from chalicelib import observability
+from chalicelib import metrics, observability
 from chalicelib.auth.policy import SERVICE
 from chalicelib.errors import (
     DepotError,
@@ -56,8 +56,16 @@ class Sweep:
         self._strays = Strays(uploads, disks, stale=self._stale)
         self._left_open = LeftOpen(self._transfers, stale=self._stale, hold=uploads.lease)
 
-    def run(self, *, dry_run: bool = False, over: Callable[[], bool] = lambda: False) -> Report:
+    def run(
+        self,
+        *,
+        dry_run: bool = False,
+        over: Callable[[], bool] = lambda: False,
+        only: Collection[tuple[str, str]] | None = None,
+    ) -> Report:
         """Repair everything that is found; one failure does not stop the rest. A dry run only finds.
+
+        `only`: (rule, id) of findings that an earlier run reported; no others are touched.
 
         It stops between two repairs once `over` says so; the next run goes on.
 
@@ -74,10 +82,12 @@ class Sweep:
         for finding in found:
             if over():
                 break
+            if only is not None and (str(finding.rule), finding.id) not in only:
+                continue
             report.note(finding)
             if not dry_run:
                 self._apply(finding.rule, finding.repair, report)
-        if not dry_run and not over():
+        if not dry_run and only is None and not over():
             self._strays.discard_staged(report)
         for rule in sorted({*report.found, *report.repaired, *report.failed}):
             counts = {"found": report.found[rule], "count": report.repaired[rule]}
@@ -211,5 +221,6 @@ class Sweep:
 def _lost(session: UploadSession, error: DepotError) -> Rule:
     """Every byte was acknowledged, and there is no file: somebody has to be told."""
     fields = {"upload_id": session.upload_id, "file_id": session.file_id, "tracking_id": session.tracking_id}
+    metrics.count("depot_uploads_lost_total")
     observability.log_event("upload_lost", logging.ERROR, error_code=error.code, disk=session.disk, **fields)
     return Rule.LOST

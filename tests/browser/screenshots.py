@@ -16,7 +16,11 @@ from tests.support.stack import running_stack
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as state, running_stack(Path(state) / "stack") as stack, sync_playwright() as driver:
+    with (
+        tempfile.TemporaryDirectory() as state,
+        running_stack(Path(state) / "stack") as stack,
+        sync_playwright() as driver,
+    ):
         document = stack.document
         shown = places(signed_in(stack, document["username"], document["password"]))
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)

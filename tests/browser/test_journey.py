@@ -52,7 +52,12 @@ def start(page: Page) -> None:
 def test_a_large_file_survives_a_cut_line_and_a_reload_and_comes_back_whole(
     browse: Open, tiers: RunningStack, wire: Wire, noted: Noted, large: Path, tmp_path: Path
 ) -> None:
-    noted.allowed = ["ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_SOCKET", "[Uppy]"]  # the cut, which is the test's own
+    noted.allowed = [
+        "ERR_CONNECTION_RESET",
+        "ERR_EMPTY_RESPONSE",
+        "ERR_SOCKET",
+        "[Uppy]",
+    ]  # the cut, which is the test's own
     cohort, cuts = fresh_name(""), list[int]()
 
     def cut(link: Link) -> None:
@@ -108,7 +113,9 @@ def test_another_cohorts_user_sees_none_of_it(browse: Open, web: Client, as_user
     other = as_user("cohort_manager", mine)
     page = browse()
     token = other.session.headers["Authorization"].split()[1]
-    page.context.add_cookies([{"name": "depot_session", "value": token, "url": page.context._impl_obj._options["baseURL"]}])
+    page.context.add_cookies(
+        [{"name": "depot_session", "value": token, "url": page.context._impl_obj._options["baseURL"]}]
+    )
     page.goto("/app/files")
     expect(page.get_by_text(f"There are no files of {mine} yet.")).to_be_visible()
     assert name not in page.content()

@@ -10,11 +10,13 @@ import pytest
 from tests.support.client import Client, internal, make_user, signed_in
 from tests.support.stack import RunningStack, running_stack
 
+METRICS_TOKEN = "metrics-token-of-forty-characters-0123456"
+
 
 @pytest.fixture(scope="session")
 def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """Both tiers as processes. Tests that kill or starve one start their own."""
-    with running_stack(tmp_path_factory.mktemp("tiers")) as stack:
+    with running_stack(tmp_path_factory.mktemp("tiers"), env={"METRICS_TOKEN": METRICS_TOKEN}) as stack:
         yield stack
 
 

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 __all__ = ["presigned_app"]
 
+METRICS_TOKEN = "m" * 40
+
 # How names that are refused carry a word along.
 BAD_NAMES = (
     "../{}",
@@ -46,7 +48,7 @@ def canaries() -> Canaries:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[RunningStack]:
-    with running_stack(tmp_path, nas="local") as running:
+    with running_stack(tmp_path, nas="local", env={"METRICS_TOKEN": METRICS_TOKEN}) as running:
         yield running
 
 
@@ -274,6 +276,12 @@ def healthy_pages(stack: RunningStack, canaries: Canaries) -> None:
     for answer in (Client(stack.document["web_url"]).get("/health"), internal(stack).get("/internal/storage/health")):
         assert answer.status_code in (200, 503)
         assert canaries.found_in(answer.content) == []
+    for url in ("web_url", "services_url"):
+        client = Client(stack.document[url], {"Authorization": f"Bearer {METRICS_TOKEN}"})
+        client.call(canaries.word("method").upper(), f"/{canaries.word('no route')}")
+        answer = client.get("/metrics")
+        assert answer.text.count("depot_requests_total{") > 3
+        assert canaries.found_in(answer.content) == []
 
 
 # --- the tests ----------------------------------------------------------------------------------------------------------
@@ -289,6 +297,16 @@ def test_nothing_planted_turns_up_whatever_goes_right_or_wrong(stack: RunningSta
     refused_otherwise(web, canaries)
     refused_inside(services, canaries, token)
     canaries.check(uploader.content(told["file_id"]), 403)  # and told to the ledger
+    work = {"disk": "scratch", "path": f"scratch/audit_1/{canaries.word('temporary name')}"}
+    canaries.check(services.post("/internal/workspace/files", params=work, data=canaries.body()), 201)
+    canaries.check(
+        services.post("/internal/workspace/files", params=work | {"cleanup_hours": canaries.word("hours")}), 400
+    )
+    canaries.check(services.get("/internal/workspace/usage"), 200)
+    canaries.check(services.post("/internal/workspace/files/delete", json=work), 200)
+    canaries.check(services.post("/internal/workspace/files/delete", json=work), 404)
+    for form in ("text", "json", "html", canaries.word("format")):
+        canaries.check(web.get("/reports/storage", params={"format": form}), 200, 400)
     canaries.check(web.call("DELETE", f"/files/{told['file_id']}"), 200)
     canaries.check(web.content(told["file_id"]), 404)
     # They did get where they belong: the ledger has them all.

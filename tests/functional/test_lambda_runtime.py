@@ -29,13 +29,19 @@ CHUNK = {**TUS, "Content-Type": "application/offset+octet-stream"}
 
 
 @pytest.fixture(scope="module")
-def functions(
-    tiers: RunningStack, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Function, Function]]:
-    """The web tier's address, and both functions."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path], Path]:
+    """A folder, both packages, and Lambda's runtime client."""
     folder = tmp_path_factory.mktemp("lambda")
     zips = {role: package.build(role, HERE, folder / "dist") for role in package.ROLES}
-    runtime = install_runtime(folder / "runtime")
+    return folder, zips, install_runtime(folder / "runtime")
+
+
+@pytest.fixture(scope="module")
+def functions(
+    tiers: RunningStack, built: tuple[Path, dict[str, Path], Path]
+) -> Iterator[tuple[str, Function, Function]]:
+    """The web tier's address, and both functions."""
+    folder, zips, runtime = built
     shared = dict(tiers.document["env"])
     shared.pop("SERVER_ROLE", None)
     with Function(zips["services"], runtime, folder / "services", {**shared, "SERVER_ROLE": "services"}) as services:
@@ -121,3 +127,27 @@ def test_the_functions_logs_hold_no_names(functions, cloud):
         assert '"request_id"' in text, "it logs"
         assert name not in text
         assert json.dumps(name) not in text
+
+
+def test_a_scheduled_function_runs_its_job_once_a_slot(built, tiers):
+    folder, zips, runtime = built
+    resources = json.loads((folder / "dist" / "services.template.json").read_text())["Resources"]
+    handler = resources["Sweep"]["Properties"]["Handler"]
+    env = {**tiers.document["env"], "SERVER_ROLE": "services"}
+    event = {
+        "version": "0",
+        "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa",
+        "detail-type": "Scheduled Event",
+        "source": "aws.events",
+        "account": "123456789012",
+        "time": "2031-05-01T12:01:00Z",
+        "region": "us-east-1",
+        "resources": ["arn:aws:events:us-east-1:123456789012:rule/sweep"],
+        "detail": {},
+    }
+    with Function(zips["services"], runtime, folder / "sweep", env, handler) as sweep:
+        first, second = sweep.invoke(event), sweep.invoke(event)
+    assert first is not None
+    assert (first["result"], first["run"]["outcome"], first["run"]["trigger"]) == ("ran", "completed", "schedule")
+    assert second == {"job": "sweep", "result": "slot_done", "run": None}
+    assert '"job_ended"' in sweep.log.read_text()

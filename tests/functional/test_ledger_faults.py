@@ -14,7 +14,7 @@ from pynamodb.transactions import TransactWrite
 
 from chalicelib.errors import LedgerUnavailable, OperationEnded
 from nas_gateway.ledger import append, queries
-from nas_gateway.ledger.append import TRANSPORT_ATTEMPTS, ChangeRefused
+from nas_gateway.ledger.append import CHASES, STREAK, TRANSPORT_ATTEMPTS, YIELDS, ChangeRefused
 from nas_gateway.ledger.chain import verify_chain
 from nas_gateway.ledger.events import Operation, Outcome, utcnow
 from nas_gateway.ledger.ledger import Ledger
@@ -122,8 +122,8 @@ def test_a_lost_answer_neither_loses_nor_doubles(
         ledger.begin(operation(), changes=once)
     else:
         ledger.finish(intent, Outcome.COMPLETED, changes=once)
-    # A store that keeps tokens answers as if nothing had happened; otherwise we look for ourselves.
-    assert proxy.count()["Query"] == (1 if forget_tokens else 0)
+    # A store that keeps tokens answers as if nothing had happened; otherwise its refusal shows that it is our own that stands.
+    assert proxy.count()["Query"] == 0
     proxy.faults.clear()
     assert outcomes() == (["intent"] if intent is None else ["intent", "completed"])
     assert Row.get("n").n == 1
@@ -184,15 +184,81 @@ def test_a_lost_race_is_run_again_at_the_next_place(ledger: Ledger, proxy: Dynam
     event = ledger.record(operation(), changes=once)
     assert event.seq == 3
     assert Row.get("n").n == 1
-    assert proxy.count() == {WRITE: 2, "GetItem": 1, "Query": 2}  # GetItem is the row's, just above
-    reads = [call.body for call in proxy.calls if call.target == "Query"]
-    assert len(reads) == 2
-    assert all(body["ConsistentRead"] for body in reads)
+    assert proxy.count() == {WRITE: 2, "GetItem": 1, "Query": 1}  # GetItem is the row's, just above
+    (read,) = [call.body for call in proxy.calls if call.target == "Query"]
+    assert read["ConsistentRead"]
     proxy.forget()
     ledger.record(operation())  # another writes here: look first
     ledger.record(operation())  # nobody did: believe the memory again
     assert proxy.count() == {WRITE: 2, "Query": 1}
     assert len(outcomes()) == 4
+
+
+def interfering(proxy: DynamoProxy, other: Ledger, times: int) -> None:
+    """Before each of the next `times` writes of the user "mine", another process is faster."""
+    left = [times]
+
+    def interfere(call: Call) -> None:
+        if call.target == WRITE and "mine" in str(call.body) and left[0]:
+            left[0] -= 1
+            other.record(operation())
+
+    proxy.before = interfere
+
+
+@pytest.mark.parametrize(("faster", "looks"), [(1, 1), (CHASES, 1), (CHASES + 1, 2)])
+def test_who_just_looked_and_lost_goes_on_from_what_the_refusal_shows(
+    ledger: Ledger, proxy: DynamoProxy, make: LedgerFactory, faster: int, looks: int
+) -> None:
+    interfering(proxy, ledger, faster)
+    late = make()
+    proxy.forget()
+    event = late.record(upload(upload_id=HOT, user="mine"), changes=once)
+    calls = [call for call in proxy.calls if call.target == "Query" or "mine" in str(call.body)]
+    assert Counter(call.target for call in calls)[WRITE] == faster + 1
+    # The winner, who does not know of it, never reads.
+    assert proxy.count()["Query"] == looks
+    assert event.seq == 2 + faster
+    assert Row.get("n").n == 1
+    assert len(outcomes()) == faster + 1
+
+
+def test_a_store_that_shows_nothing_with_a_refusal_is_asked(
+    ledger: Ledger, proxy: DynamoProxy, make: LedgerFactory
+) -> None:
+    proxy.hide_items = True
+    interfering(proxy, ledger, 1)
+    late = make()
+    proxy.forget()
+    assert late.record(upload(upload_id=HOT, user="mine"), changes=once).seq == 3
+    assert proxy.count()["Query"] == 2
+    proxy.faults.append(drop_reply(WRITE))
+    proxy.forget_tokens = True
+    assert late.record(upload(upload_id=HOT, user="mine")).seq == 4
+    assert len(outcomes()) == 3
+
+
+def test_who_keeps_winning_looks_up_now_and_then(ledger: Ledger, proxy: DynamoProxy) -> None:
+    for _ in range(STREAK):
+        ledger.record(operation())
+    assert proxy.count() == {WRITE: STREAK}
+    ledger.record(operation())
+    assert proxy.count() == {WRITE: STREAK + 1, "Query": 1}
+    proxy.forget()
+    ledger.record(operation())
+    assert proxy.count() == {WRITE: 1}
+
+
+def test_only_who_lost_seldom_waits_before_the_next_place(
+    proxy: DynamoProxy, make: LedgerFactory, ledger: Ledger
+) -> None:
+    pauses: list[float] = []
+    late = Ledger(server_role="services", appender=append.Appender(table=make.table, pause=pauses.append))
+    interfering(proxy, ledger, YIELDS + 2)
+    late.record(upload(upload_id=HOT, user="mine"))
+    assert len(pauses) == YIELDS + 2
+    assert all(pause > 0 for pause in pauses[: YIELDS - 1])
+    assert pauses[YIELDS - 1 :] == [0, 0, 0]
 
 
 def test_a_refusal_in_a_lost_race_is_still_told(ledger: Ledger, proxy: DynamoProxy, make: LedgerFactory) -> None:

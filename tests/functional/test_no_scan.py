@@ -24,6 +24,7 @@ __all__ = ["presigned_app"]
 
 KEY = {"x-api-key": ENV["INTERNAL_API_KEY"]}
 ABOUT = {"cohort": "VACS", "protocol_year": "2024", "file_type": "patient"}
+GOOD = "correct horse battery"
 TUS = {"tus-resumable": "1.0.0"}
 
 
@@ -75,14 +76,74 @@ def web_tier(walk: Walk) -> None:
     walk("GET", "/audit", query=recent)
     walk("GET", "/audit/export", query={**recent, "cohort": "VACS"})
     walk("GET", "/audit/export", query={"cohort": "VACS", "format": "jsonl"})
+    for form in ("text", "json", "html"):
+        walk("GET", "/reports/storage", query={"format": form})
+    for route in ("/ledger/checkpoints", "/ledger/public-key"):
+        walk("GET", route)
     walk("DELETE", "/files/{file_id}", **where)
     walk("GET", "/files/{file_id}", 404, **where)
+    cleanup(walk, "")
     for route in ("/", "/config", "/health"):
         walk("GET", route)
     walk("GET", "/session")
     other = walk.app.signed_in("reader", "VACS")  # POST /session
     walk("DELETE", "/session", headers=other.headers)
     walk("POST", "/session", 401, json={"username": "nobody", "password": "wrong password here"})
+
+
+def cleanup(walk: Walk, prefix: str) -> None:
+    """Plans and holds, on either tier: the services tier has them below `/internal`."""
+    plans = f"{prefix}/cleanup/plans"
+    plan = walk.json("POST", plans, 201, json={"hours": 0})
+    where = {"path": {"plan_id": plan["plan_id"]}}
+    walk("GET", f"{plans}/{{plan_id}}", **where)
+    walk("POST", f"{plans}/{{plan_id}}/apply", json={"hash": plan["hash"]}, **where)
+    walk("GET", f"{plans}/{{plan_id}}/receipts", **where)
+    hold = {"cohort": "HELD", "reason": "a letter"}
+    walk("POST", f"{prefix}/holds", 201, json=hold)
+    walk("GET", f"{prefix}/holds")
+    walk("POST", f"{prefix}/holds/lift", json=hold)
+
+
+def people(walk: Walk, base: str, headers: dict[str, str]) -> None:
+    """The calls about people are the same on both tiers. `headers` are a superuser's."""
+
+    def call(method: str, route: str, status: int = 200, **about: Any) -> Any:
+        return walk.json(method, base + route, status, **{"headers": headers, **about})
+
+    cohort = f"C{base.count('/')}"
+    call("POST", "/cohorts", 201, json={"name": cohort})
+    call("GET", "/cohorts")
+    made = call(
+        "POST", "/users", 201, json={"username": f"x@{cohort}", "role": "reader", "cohorts": [cohort], "password": GOOD}
+    )
+    user = {"path": {"user_id": made["user_id"]}}
+    call("GET", "/users", query={"limit": "1"})
+    call("GET", "/users/{user_id}", **user)
+    call("PATCH", "/users/{user_id}", json={"disabled": False}, **user)
+    about = {"cohort": cohort, "reason": "the walk through every route"}
+    grant = call("POST", "/break-glass", 201, json=about)["grant_id"]
+    call("GET", "/break-glass")
+    call("DELETE", "/break-glass/{grant_id}", path={"grant_id": grant})
+    token = walk.app.call(
+        "POST", "/session", headers={"authorization": ""}, json={"username": f"x@{cohort}", "password": GOOD}
+    )
+    token = json.loads(content(token))["token"]
+    own = {**headers, "authorization": f"Bearer {token}", "x-depot-assertion": token}
+    call("GET", "/sessions", headers=own)
+    script = call("POST", "/tokens", 201, headers=own, json={"name": "walk", "permissions": ["read"]})
+    call("GET", "/tokens", headers=own)
+    call("DELETE", "/tokens/{token_id}", headers=own, path={"token_id": script["token_id"]})
+    call("POST", "/session/totp", headers=own, json={"password": GOOD})
+    call("POST", "/session/totp/confirm", 401, headers=own, json={"code": "x"})
+    call("POST", "/session/totp/remove", 400, headers=own, json={"password": GOOD})
+    call("POST", "/session/password", headers=own, json={"old": GOOD, "new": GOOD[::-1]})
+    if base:
+        call("POST", "/session/events", 201, headers=own, json={"event": "signed_out"})
+        external = {"username": "y@elsewhere", "external": "issuer y", "role": "reader", "cohorts": []}
+        walk("POST", "/internal/session/external", 201, json=external)
+    call("DELETE", "/sessions", headers=own)
+    call("POST", "/users/{user_id}/password", **user)
 
 
 def tus(walk: Walk) -> None:
@@ -137,6 +198,7 @@ def services_tier(walk: Walk) -> None:
     file = {"path": {"file_id": saved["file_id"]}}
     walk("GET", "/internal/files/{file_id}", **file)
     walk("POST", "/internal/files/{file_id}/url", 201, json={"expires_in": 60}, **file)
+    walk("POST", "/internal/files/{file_id}/verify", **file)
     for asked in ("file_id", "cohort", "user", "action", "tracking_id"):
         walk("GET", "/internal/tracking", query={asked: saved["tracking_id"]})
     walk("GET", "/internal/tracking", query={"since": "2020-01-01", "outcome": "unknown"})
@@ -162,6 +224,8 @@ def services_tier(walk: Walk) -> None:
         walk("POST", chunked, query={**step, "phase": "chunk"}, body=b"x")
     final = {**place, "path": "upload_prechecks/1/final.csv", "uploads": pieces}
     walk("POST", chunked, 201, query={"phase": "concat"}, json=final)
+    for route in ("checkpoints", "public-key"):
+        walk("GET", f"/internal/ledger/{route}")
     walk("GET", "/internal/uploads/config")
     init = {**place, "disk": "submissions", "path": "submissions/VACS/2024/patient/d.csv", "direct": True, "size": 3}
     direct = {"path": {"upload_id": walk.json("POST", chunked, 201, query={"phase": "init"}, json=init)["upload_id"]}}
@@ -172,7 +236,15 @@ def services_tier(walk: Walk) -> None:
     for dry_run in (True, False):
         walk("POST", "/internal/storage/delete_prefix", json={**prefix, "dry_run": dry_run})
         walk("POST", "/internal/storage/cleanup", json={"hours": 0, "dry_run": dry_run})
+    cleanup(walk, "/internal")
     walk("GET", "/internal/storage/health")
+    for name in [job["name"] for job in walk.json("GET", "/internal/jobs")["jobs"]]:
+        walk("POST", "/internal/jobs/{name}/run", path={"name": name})
+    work = {"disk": "scratch", "path": "scratch/audit_7/w.csv"}
+    walk("POST", "/internal/workspace/files", 201, query={**work, "cleanup_hours": "2"}, body=b"x")
+    walk("GET", "/internal/workspace/usage")
+    walk("GET", "/internal/reports/storage")
+    walk("POST", "/internal/workspace/files/delete", json=work)
 
 
 def test_no_route_of_either_tier_scans_a_table(presigned_app: LambdaApp, asked: Counter[str]) -> None:
@@ -180,7 +252,10 @@ def test_no_route_of_either_tier_scans_a_table(presigned_app: LambdaApp, asked: 
     web_tier(walk)
     tus(walk)
     presigned(walk)
+    people(walk, "", walk.app.headers)
     walk.headers = KEY
+    token = walk.app.headers["authorization"].removeprefix("Bearer ")
+    people(walk, "/internal", {"x-depot-assertion": token})
     services_tier(walk)
     routes = {(method, route) for route, methods in presigned_app.module.app.routes.items() for method in methods}
     assert routes - walk.walked == set(), "add these to the walk"

@@ -8,11 +8,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,6 +233,35 @@ def test_the_services_zip_answers_under_lambda_with_nothing_else_installed(
     assert result["foreign"] == []
     # 401, not 500: everything that a request needs was imported, and the key was looked at.
     assert result["answer"]["statusCode"] == 401  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_each_job_is_a_function_with_a_rule_time_to_work_and_the_tiers_own_rights(zips: dict[str, Path]) -> None:
+    from nas_gateway.jobs.standard import PLANS
+
+    def resources(role: str) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = json.loads(zips[role].with_name(f"{role}.template.json").read_text())
+        return found["Resources"]
+
+    services = resources("services")
+    fired = {
+        resource["Properties"]["Handler"].removeprefix("app.job_"): resource["Properties"]
+        for resource in services.values()
+        if resource["Type"] == "AWS::Serverless::Function" and "Schedule" in json.dumps(resource["Properties"])
+    }
+    assert set(fired) == {plan.name for plan in PLANS}
+    policy = json.loads((package.ROOT / ".chalice" / "policy-services.json").read_text())
+    for plan in PLANS:
+        function = fired[plan.name]
+        (rule,) = function["Events"].values()
+        assert rule["Type"] == "Schedule"
+        assert re.fullmatch(r"cron\(\d+(/5)? \* \* \* \? \*\)", rule["Properties"]["Schedule"])
+        assert (function["Timeout"], function["MemorySize"]) == (900, 1024)
+        assert function["Environment"]["Variables"]["SERVER_ROLE"] == "services"
+        role = services[function["Role"]["Fn::GetAtt"][0]]["Properties"]
+        assert [given["PolicyDocument"] for given in role["Policies"]] == [policy]
+    assert services["APIHandler"]["Properties"]["Timeout"] == 29
+    assert not [name for name, resource in resources("web").items() if "Schedule" in json.dumps(resource)]
 
 
 @pytest.mark.slow

@@ -105,7 +105,10 @@ def test_signing_out_ends_the_session_and_not_only_the_cookie(admin: Browser) ->
 
 # --- every page -----------------------------------------------------------------------------------------------------------
 
-PAGES = ("/app/files", "/app/files?cohort=VACS", "/app/upload", "/app/audit", "/app/sign-in", "/app/files/" + "0" * 32)
+PAGES = (
+    "/app/files", "/app/files?cohort=VACS", "/app/upload", "/app/audit", "/app/report", "/app/cleanup", "/app/holds", "/app/people",
+    "/app/system", "/app/account", "/app/sign-in", "/app/files/" + "0" * 32,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -282,3 +285,85 @@ def test_an_error_is_a_page_that_says_what_to_do_and_which_request_it_was(admin:
     assert answer.headers["Content-Type"].startswith("text/html")
     assert answer.headers["X-Request-ID"] in answer.text
     assert "order must be oldest or newest" in text(answer)
+
+
+# --- running the place ----------------------------------------------------------------------------------------------------
+
+
+def test_a_clean_up_is_planned_read_and_applied_by_form(admin: Browser, web: Client) -> None:
+    kept = web.upload(b"stays", cohort=fresh_name("")).json()["file_id"]
+    gone = web.upload(b"goes", cohort=fresh_name(""), purpose="precheck").json()["file_id"]
+    answer = admin.send("/app/cleanup", {"which": "age", "hours": "0"})
+    assert answer.status_code == 303, text(answer)
+    plan = admin.get(answer.headers["Location"])
+    assert gone[:12] in plan.text
+    assert kept[:12] not in plan.text
+    assert web.get(f"/files/{gone}").status_code == 200, "a plan deletes nothing"
+    hash = re.search(r'name="hash" value="([0-9a-f]{64})"', plan.text).group(1)
+    assert admin.send(answer.headers["Location"] + "/apply", {"hash": "0" * 64}).status_code == 409
+    assert web.get(f"/files/{gone}").status_code == 200
+    done = admin.send(answer.headers["Location"] + "/apply", {"hash": hash})
+    assert done.status_code == 303, text(done)
+    assert "Clean-up, applied" in text(admin.get(done.headers["Location"]))
+    assert web.get(f"/files/{gone}").status_code == 404
+    assert web.get(f"/files/{kept}").status_code == 200
+
+
+def test_a_hold_is_set_by_form_keeps_the_file_and_is_lifted(admin: Browser, web: Client) -> None:
+    file_id = web.upload(b"x", cohort=fresh_name("")).json()["file_id"]
+    hold = {"kind": "file_id", "name": file_id, "reason": "Case 17 is not decided"}
+    assert admin.send("/app/holds", hold).status_code == 303
+    assert "Case 17 is not decided" in text(admin.get("/app/holds"))
+    assert admin.send(f"/app/files/{file_id}/delete", {}).status_code == 409
+    assert admin.send("/app/holds", {**hold, "do": "lift", "reason": "Case 17 is decided"}).status_code == 303
+    assert admin.send(f"/app/files/{file_id}/delete", {}).status_code == 303
+
+
+def test_an_administrator_makes_a_cohort_and_a_user_who_can_sign_in(admin: Browser, tiers: RunningStack) -> None:
+    cohort, name = fresh_name(""), f"{fresh_name('')}@site.example"
+    assert cohort in text(admin.send("/app/people", {"what": "cohort", "name": cohort}))
+    made = admin.send("/app/people", {"username": name, "role": "uploader", "cohorts": cohort})
+    assert made.status_code == 201, text(made)
+    password = html.unescape(re.search(r'class="secret">([^<]+)<', made.text).group(1))
+    assert password not in admin.get("/app/people").text, "shown this once"
+    theirs = Browser(admin.url)
+    assert theirs.sign_in(name, password).status_code == 303
+    assert cohort in text(theirs.get("/app/files"))
+    assert theirs.get("/app/people").status_code == 403
+    user_id = re.search(rf">{re.escape(name)}</th>.*?/app/people/([0-9a-f]+)", admin.get("/app/people").text, re.DOTALL).group(1)
+    assert "was changed" in text(admin.send(f"/app/people/{user_id}", {"do": "disable"}))
+    assert "/app/sign-in" in theirs.get("/app/files").url, "a disabled user's session ends"
+
+
+def test_what_is_wrong_with_a_new_user_is_said_and_nothing_typed_is_lost(admin: Browser) -> None:
+    answer = admin.send("/app/people", {"username": "x" * 300, "role": "uploader", "cohorts": "VACS"})
+    assert answer.status_code == 400
+    assert 'role="alert"' in answer.text
+    assert "x" * 300 in answer.text
+
+
+def test_a_token_is_made_shown_once_used_and_revoked(as_user: Users) -> None:
+    cohort = fresh_name("")
+    browser = as_browser(as_user("cohort_manager", cohort))
+    made = browser.send("/app/account", {"do": "token", "name": "nightly", "may_list": "1", "days": "7"})
+    assert made.status_code == 201, text(made)
+    token = html.unescape(re.search(r'class="secret">([^<]+)<', made.text).group(1))
+    script = Client(browser.url, {"Authorization": f"Bearer {token}"})
+    assert script.get("/files", params={"cohort": cohort}).status_code == 200
+    assert script.upload(b"x", cohort=cohort).status_code == 403
+    page = browser.get("/app/account")
+    assert token not in page.text
+    token_id = re.search(r'name="token_id" value="([^"]+)"', page.text).group(1)
+    assert "was revoked" in text(browser.send("/app/account", {"do": "revoke", "token_id": token_id}))
+    assert script.get("/files", params={"cohort": cohort}).status_code == 401
+
+
+def test_the_system_page_shows_health_and_runs_a_job(admin: Browser, as_user: Users) -> None:
+    page = text(admin.get("/app/system"))
+    assert "Disk submissions" in page
+    assert "Landlock in force" in page
+    ran = admin.send("/app/system", {"name": "report"})
+    assert "The job ended: Completed" in text(ran)
+    assert "By cohort" in text(admin.get("/app/report"))
+    assert admin.send("/app/system", {"name": "nonsense"}).status_code == 404
+    assert as_browser(as_user("auditor")).get("/app/system").status_code == 403

@@ -35,7 +35,7 @@ LEASE = 60.0
 STORE_CALLS = frozenset(
     {
         *("create_parts", "write_part", "copy_part", "list_parts", "complete_parts", "abort_parts"),
-        *("put_tail", "get_tail", "delete_tail", "open", "get_metadata", "delete", "exists"),
+        *("put_tail", "get_tail", "delete_tail", "open", "get_metadata", "delete", "exists", "erase", "remains"),
     }
 )
 

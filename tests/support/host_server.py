@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from chalicelib.config import Settings
 from chalicelib.hosting.asgi import StreamingHost
 from chalicelib.hosting.chalice_app import DepotApp
+from chalicelib.hosting.scheduler import Scheduler
 from chalicelib.hosting.server import HostServer, listen
 
 # Nothing in a test takes as long: it ends a wait that would otherwise hang the suite.
@@ -21,11 +22,11 @@ def settings(**overrides: str) -> Settings:
 
 
 class Running:
-    def __init__(self, host: StreamingHost) -> None:
+    def __init__(self, host: StreamingHost, scheduler: Scheduler | None = None) -> None:
         self.host = host
         self.port = 0
         self._ready = threading.Event()
-        self.server = HostServer(host, listen("127.0.0.1", 0), self._on_ready)
+        self.server = HostServer(host, listen("127.0.0.1", 0), self._on_ready, scheduler)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
 
     def _on_ready(self, port: int) -> None:
@@ -46,9 +47,11 @@ class Running:
 
 
 @contextmanager
-def running(app: DepotApp, threads: int = 8, queue: int = 8, **overrides: str) -> Iterator[Running]:
+def running(
+    app: DepotApp, threads: int = 8, queue: int = 8, scheduler: Scheduler | None = None, **overrides: str
+) -> Iterator[Running]:
     overrides.setdefault("DEPOT_DRAIN_SECONDS", "0.2")
-    server = Running(StreamingHost(app, settings(**overrides), threads=threads, queue=queue))
+    server = Running(StreamingHost(app, settings(**overrides), threads=threads, queue=queue), scheduler)
     server.start()
     try:
         yield server

@@ -43,7 +43,9 @@ def install_runtime(folder: Path) -> Path:
 class Function:
     """One warm Lambda function: an unzipped package, its environment, one invocation at a time."""
 
-    def __init__(self, package: Path, runtime: Path, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, package: Path, runtime: Path, folder: Path, env: Mapping[str, str], handler: str = "app.app"
+    ) -> None:
         with zipfile.ZipFile(package) as archive:
             archive.extractall(folder)
         self._events: queue.Queue[tuple[str, bytes]] = queue.Queue()
@@ -55,7 +57,7 @@ class Function:
         self._out = self.log.open("wb")
         self._process = subprocess.Popen(
             # -S: nothing of this environment is on the path; -B: the package stays as it was deployed.
-            [sys.executable, "-S", "-B", "-m", "awslambdaric", "app.app"],
+            [sys.executable, "-S", "-B", "-m", "awslambdaric", handler],
             cwd=folder,
             env={
                 "PATH": os.environ["PATH"],

@@ -83,7 +83,8 @@ class DynamoProxy:
     """`url` to use as endpoint, `calls` in order, `count()` by operation.
 
     What goes wrong: `faults` that are still to come, else what `choose` says. `before` sees each call before it is sent
-    on. `forget_tokens` makes the store ignore ClientRequestToken, as moto does.
+    on. `forget_tokens` makes the store ignore ClientRequestToken, as moto does; `hide_items` makes it show no items with a
+    refusal, as older emulators do.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -104,7 +105,7 @@ class DynamoProxy:
         self.faults: list[Fault] = []
         self.before: Callable[[Call], None] = lambda call: None
         self.choose: Callable[[Call], Fault | None] = lambda call: None
-        self.forget_tokens = False
+        self.forget_tokens = self.hide_items = False
 
     def __enter__(self) -> Self:
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -139,6 +140,9 @@ class _Server(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+_NO_ITEMS = b'"ReturnValuesOnConditionCheckFailure": "NONE"'
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -162,6 +166,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault is None or fault.commit:
             if self.owner.forget_tokens and call.body.pop("ClientRequestToken", None):
                 body = json.dumps(call.body).encode()
+            if self.owner.hide_items:
+                body = body.replace(b'"ReturnValuesOnConditionCheckFailure": "ALL_OLD"', _NO_ITEMS)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
             self.link.request("POST", self.path, body, headers)
             reply = self.link.getresponse()

@@ -9,7 +9,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from chalicelib.dynamo import bind
-from nas_gateway.ledger.append import Appender
 from nas_gateway.ledger.events import Outcome
 from nas_gateway.ledger.ledger import Ledger
 from tests.support.ledger_env import TABLES, upload
@@ -25,8 +24,9 @@ def write(ledger: Ledger, name: str, events: int, hot: int) -> list[str]:
 
 
 def write_all(name: str, threads: int, events: int, hot: int) -> list[str]:
-    # What is tried here is whether anything is lost or doubled, on a machine as slow as may be: nobody gives up.
-    ledger = Ledger(server_role="services", appender=Appender(budget=600))
+    ledger = Ledger(
+        server_role="services"
+    )  # with the budget that it has in service: who waits longer is refused, and fails
     with ThreadPoolExecutor(threads) as pool:
         runs = [pool.submit(write, ledger, f"{name}-{number}", events, hot) for number in range(threads)]
         return [event_id for run in runs for event_id in run.result()]

@@ -68,7 +68,7 @@ def code(answer: dict[str, Any]) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def presigned_app(ministack_url: str) -> Iterator[LambdaApp]:
+def presigned_app(ministack_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LambdaApp]:
     """As the superuser."""
     disk = {"driver": "s3", "bucket": BUCKET, "endpoint": ministack_url, "access_key": "test", "secret_key": "test"}
     disks = {name: {**disk, "prefix": name} for name in ("submissions", "workspace", "scratch")}
@@ -77,6 +77,8 @@ def presigned_app(ministack_url: str) -> Iterator[LambdaApp]:
             patch.delenv(name)
         env = {**AWS, **ENV, "AWS_ENDPOINT_URL": ministack_url, "LEDGER_TABLE_PREFIX": "presigned"}
         env |= {"STORAGE_CONFIG": json.dumps({"disks": disks}), "NAS_PUBLIC_ENDPOINT": ministack_url}
+        folder = tmp_path_factory.mktemp("ledger")
+        env |= {"LEDGER_CHECKPOINT_DIR": str(folder), "LEDGER_SIGNING_KEY_FILE": str(folder / "key.pem")}
         for name, value in env.items():
             patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket=BUCKET)

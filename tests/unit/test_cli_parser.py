@@ -15,7 +15,7 @@ def parsed(*arguments: str) -> argparse.Namespace:
     return parser().parse_args(arguments)
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "test-two-server", "init", "create-superuser", "env"])
+@pytest.mark.parametrize("command", ["up", "serve", "test-two-server", "verify", "init", "create-superuser", "env"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parsed(command, "--help")

@@ -269,3 +269,38 @@ def test_a_table_that_cannot_be_read_is_told(store: AppendedFile, file: Path) ->
     PHIFileTracking.delete_table()
     with pytest.raises(LedgerUnavailable):
         export(file, store)
+
+
+# --- what only the table's reader can see -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "attribute", "value"),
+    [
+        (1, "at_key", {"S": "2001-01-01T00:00:00.000000Z#04-000000000002"}),
+        (1, "day", {"S": "2001-01-01"}),
+        (1, "day", None),
+        (2, "failed_day", None),
+        (2, "failed_day", {"S": "2001-01-01"}),
+        (0, "failed_day", {"S": "2001-01-01"}),
+    ],
+)
+def test_an_event_that_an_index_hides_is_named_when_the_file_is_written(
+    file: Path, number: int, attribute: str, value: dict[str, str] | None
+) -> None:
+    with moto_tables() as make:
+        ledger = make()
+        for outcome in (Outcome.COMPLETED, Outcome.COMPLETED, Outcome.FAILED):
+            ledger.record(upload(upload_id="one"), outcome)
+        assert export(file, None) == Exported(events=3, checkpoints=0, rewritten=0)
+        row = list(all_events())[number]
+        table = PHIFileTracking._get_connection()
+        item = table.get_item(str(row["shard"]), str(row["seq"]))["Item"]
+        changed = {name: kept for name, kept in item.items() if name != attribute}
+        table.connection.client.put_item(
+            TableName=table.table_name, Item=changed if value is None else {**changed, attribute: value}
+        )
+        file.unlink()
+        with pytest.raises(LedgerBroken, match=f"1 of the events .* first shard {row['shard']}, seq {row['seq']}\\."):
+            export(file, None)
+        assert verify(file, KEY.public).ok  # the hashes do not show it

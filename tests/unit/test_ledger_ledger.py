@@ -10,7 +10,7 @@ import pytest
 from pynamodb.transactions import TransactWrite
 
 from chalicelib.errors import InvalidRequest, LedgerUnavailable, OperationEnded, StorageFull
-from nas_gateway.ledger.append import MAX_CHANGES
+from nas_gateway.ledger.transaction import MAX_CHANGES
 from nas_gateway.ledger.chain import verify_chain
 from nas_gateway.ledger.events import Action, Outcome
 from nas_gateway.ledger.ledger import ChangeRefused, Ledger

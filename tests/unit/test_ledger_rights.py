@@ -63,17 +63,35 @@ def test_checkpoints_can_be_put_and_read_and_nothing_else(stage: str) -> None:
     for action in ("PutObject", "PutObjectRetention", "GetObjectVersion"):
         assert decided(stage, f"s3:{action}", key)
     assert decided(stage, "s3:ListBucketVersions", bucket)
-    for action in ("DeleteObject", "DeleteObjectVersion", "BypassGovernanceRetention", "PutObjectLegalHold"):
+    for action in (
+        "DeleteObject", "DeleteObjectVersion", "BypassGovernanceRetention", "PutObjectLegalHold", "PutObjectAcl",
+        "PutObjectVersionAcl", "ReplicateDelete", "ReplicateObject", "RestoreObject", "ObjectOwnerOverrideToBucketOwner",
+    ):  # fmt: skip
         assert not decided(stage, f"s3:{action}", key)
     for action in (
         "DeleteBucket",
         "PutBucketObjectLockConfiguration",
         "PutBucketVersioning",
         "PutLifecycleConfiguration",
+        "PutBucketPolicy",
+        "DeleteBucketPolicy",
+        "PutBucketAcl",
+        "PutReplicationConfiguration",
+        "PutBucketOwnershipControls",
     ):
         assert not decided(stage, f"s3:{action}", bucket)
     # The NAS itself is another matter.
     assert decided(stage, "s3:DeleteObject", f"arn:aws:s3:::{PREFIX[stage]}-nas-123456789012-us-east-1/x")
+
+
+def test_no_action_of_a_policy_is_a_pattern() -> None:
+    """`decided` compares names: `s3:*` or `dynamodb:Put*` would allow what it does not see."""
+    for file in (ROOT / ".chalice").glob("policy-*.json"):
+        for statement in json.loads(file.read_text())["Statement"]:
+            if statement["Effect"] == "Allow":
+                assert not [action for action in statement["Action"] if set("*?") & set(action)], file.name
+                assert "NotAction" not in statement
+                assert "NotResource" not in statement
 
 
 def test_the_web_tier_has_no_right_to_the_ledger() -> None:

@@ -283,6 +283,26 @@ def test_truncations_are_found_by_the_checkpoints_of_their_own_store(whole: list
         assert fault.checkpoint == 1 + sum(not is_event(line) for line in whole[:number])
     assert check(whole, copies=iter(copies)) is None
     assert check(whole, copies=iter(copies[:-2])) is None  # an older copy of them says nothing against newer ones
+    assert check(whole, copies=iter([])) is None
+
+
+def test_copies_that_begin_in_the_middle_are_compared_from_there(whole: list[bytes]) -> None:
+    copies = [line for line in whole if not is_event(line)]
+    for first in range(len(copies)):
+        assert check(whole, copies=iter(copies[first:])) is None
+        fault = check(whole[: whole.index(copies[0]) + 1], copies=iter(copies[first:]))
+        expected = max(first + 1, 2) if copies[first:][1:] or first else None
+        assert (fault.checkpoint if fault else None) == expected
+    gap = check(whole, copies=iter([*copies[1:2], *copies[3:]]))
+    assert gap is not None
+    assert (gap.checkpoint, gap.reason) == (3, "differs from the one that is kept elsewhere")
+    other = copies[2].replace(b'"signature":"', b'"signature":"A', 1)
+    edited = check(whole, copies=iter([copies[1], other, *copies[3:]]))
+    assert edited is not None
+    assert edited.checkpoint == 3
+    garbage = check(whole, copies=iter([b"garbage\n"]))
+    assert garbage is not None
+    assert garbage.checkpoint == 1
 
 
 def test_50_restored_old_copies_are_found(tmp_path: Path, chooser: random.Random, seed: int) -> None:

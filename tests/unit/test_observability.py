@@ -67,8 +67,3 @@ def test_lines_carry_the_request_they_belong_to(capsys: pytest.CaptureFixture[st
 def test_a_request_id_of_another_form_is_replaced(bad: str | None) -> None:
     assert o.request_id_from(bad) != bad
     assert len(o.request_id_from(bad)) == 32
-
-
-def test_metrics_and_tracer_are_made_once_and_only_when_asked() -> None:
-    assert o.metrics() is o.metrics()
-    assert o.metrics().namespace == "Depot"

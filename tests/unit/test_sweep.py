@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from chalicelib.errors import StorageUnavailable, UploadEnded, UploadLost
+from chalicelib.errors import StorageUnavailable, UploadEnded, UploadInProgress, UploadLost
 from chalicelib.limits import KIB, SWEEP_GRACE_SECONDS
 from chalicelib.storage.base import StagedTail
 from chalicelib.storage.streams import BytesReader, IteratorReader
@@ -560,7 +560,7 @@ def working(store):
 @pytest.mark.parametrize("way", [Way.BEFORE, Way.AFTER])
 def test_a_deletion_that_was_cut_short_is_done_again(world, way):
     world.process().transfers.upload(Call(), place("submissions", PATH), BytesReader(b"x"))
-    crash_at(world, "store delete", way, lambda uploads: uploads.transfers.delete(Call(), "submissions", PATH))
+    crash_at(world, "store erase", way, lambda uploads: uploads.transfers.delete(Call(), "submissions", PATH))
     assert swept(world) == {}
     world.later(STALE)
     assert swept(world) == {"deleted_again": 1}
@@ -570,27 +570,30 @@ def test_a_deletion_that_was_cut_short_is_done_again(world, way):
     world.process().create(Call(), new())  # the path is free
 
 
-def test_a_deletion_is_not_repeated_on_the_file_that_came_after(world):
+@pytest.mark.parametrize("way", [Way.BEFORE, Way.AFTER])
+def test_nothing_can_take_the_place_of_a_file_while_its_deletion_has_not_ended(world, way):
     world.process().transfers.upload(Call(), place("submissions", PATH), BytesReader(b"old"))
-    crash_at(world, "store delete", Way.AFTER, lambda uploads: uploads.transfers.delete(Call(), "submissions", PATH))
+    crash_at(world, "store erase", way, lambda uploads: uploads.transfers.delete(Call(), "submissions", PATH))
+    world.later(STALE)  # nobody holds the path any more
+    for if_absent in (True, False):
+        with pytest.raises(UploadInProgress, match="being deleted"):
+            world.process().create(Call(), new(size=3, if_absent=if_absent))
+    assert swept(world) == {"deleted_again": 1}
     world.process().transfers.upload(Call(), place("submissions", PATH), BytesReader(b"new"))
-    world.later(STALE)
-    assert swept(world) == {"outcome_unknown": 1}
+    assert swept(world) == {}
     assert world.stores["submissions"].get_file(PATH) == b"new"
     nothing_left(world)
 
 
 def test_a_deletion_waits_for_an_upload_to_the_same_path(world):
     world.process().transfers.upload(Call(), place("submissions", PATH), BytesReader(b"old"))
-    crash_at(world, "store delete", Way.BEFORE, lambda uploads: uploads.transfers.delete(Call(), "submissions", PATH))
-    world.later(STALE)
     status = world.process().create(Call(), new(size=3, if_absent=False))
-    report = sweeper(world).run()
-    assert (dict(report.repaired), report.skipped) == ({}, 1)
+    with pytest.raises(UploadInProgress):
+        world.process().transfers.delete(Call(), "submissions", PATH)
     assert world.stores["submissions"].get_file(PATH) == b"old"
     world.process().append(Call(), status.upload_id, 0, BytesReader(b"new"))
-    assert swept(world) == {"outcome_unknown": 1}
     assert world.stores["submissions"].get_file(PATH) == b"new"
+    nothing_left(world)
 
 
 def test_a_download_left_open_is_unknown_after_a_day(world):

@@ -94,7 +94,10 @@ class Transport:
                 answer = response.json()
             except (ValueError, requests.RequestException):
                 answer = None
-            raise errors.from_body(answer, response.status_code)
+            refused = errors.from_body(answer, response.status_code)
+            if isinstance(refused, errors.TooManyRequests) and response.headers.get("Retry-After", "").isdigit():
+                refused.retry_after = int(response.headers["Retry-After"])
+            raise refused
 
     def json(
         self,

@@ -25,7 +25,7 @@ class RemoteUploadSessions:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._presigning = False, 0.0
+        self._config: tuple[bool, str, float] = False, "", 0.0
 
     def create(self, new: NewUpload) -> UploadStatus:
         return UploadStatus.from_json(self._json("init", json=new.to_json()))
@@ -56,11 +56,16 @@ class RemoteUploadSessions:
         self._json("abort", upload_id)
 
     def presigning(self) -> bool:
-        on, until = self._presigning
-        if time.monotonic() >= until:
-            on = bool(self._transport.json("GET", "/internal/uploads/config")["presigning"])
-            self._presigning = on, time.monotonic() + _CONFIG_SECONDS
-        return on
+        return self._told()[0]
+
+    def store_origin(self) -> str:
+        return self._told()[1]
+
+    def _told(self) -> tuple[bool, str, float]:
+        if time.monotonic() >= self._config[2]:
+            told = self._transport.json("GET", "/internal/uploads/config")
+            self._config = bool(told["presigning"]), str(told.get("origin") or ""), time.monotonic() + _CONFIG_SECONDS
+        return self._config
 
     def sign_part(self, upload_id: str, number: int, *, size: int | None, sha256: str | None) -> SignedRequest:
         asked = {"number": number, "size": size, "sha256": sha256}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from chalice.app import Blueprint
 
-from chalicelib.web.pages import assets, entry, files, trail, upload
+from chalicelib.web.pages import account, assets, cleaning, entry, files, people, report, system, trail, upload
 from chalicelib.web.tier import Tier
 
 
 def blueprints(tier: Tier) -> list[Blueprint]:
     """Every blueprint of the pages, over a web tier that is made on first use."""
-    return [module.blueprint(tier) for module in (entry, files, upload, trail, assets)]
+    modules = (entry, files, upload, trail, report, cleaning, people, system, account, assets)
+    return [module.blueprint(tier) for module in modules]

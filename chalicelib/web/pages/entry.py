@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from chalice.app import Blueprint, Response
 
-from chalicelib.auth import users
-from chalicelib.errors import BadCredentials, DepotError, InvalidRequest, TooManyRequests
-from chalicelib.web import told
+from chalicelib.errors import BadCredentials, CodeRequired, InvalidRequest, NotSignedIn, TooManyRequests
+from chalicelib.web import session
 from chalicelib.web.pages.kit import FORM, HOME, SIGN_IN, Kit
 from chalicelib.web.pages.render import see_other
-from chalicelib.web.session import cookie
-from chalicelib.web.tier import Tier, refuse_cross_site, token_of
+from chalicelib.web.tier import Tier, refuse_cross_site
 
 
 def blueprint(tier: Tier) -> Blueprint:
@@ -27,20 +25,22 @@ def blueprint(tier: Tier) -> Blueprint:
     @bp.route("/app/sign-in", methods=["GET"])
     @kit.page
     def ask() -> Response:
-        return kit.show("sign_in.html", principal=None, next=kit.query.get("next", ""), username="", problem=None)
+        return kit.show(
+            "sign_in.html", principal=None, next=kit.query.get("next", ""), username="", problem=None, second=False
+        )
 
     @bp.route("/app/sign-in", methods=["POST"], content_types=[FORM])
     @kit.page
     def sign_in() -> Response:
-        sessions = tier().sessions
+        web = tier()  # first: under Lambda this is what points the tables at their names
         refuse_cross_site(bp.current_request.headers)
         form = kit.form()
-        username = form.get("username", "")
+        username, code = form.get("username", ""), form.get("code", "").strip()
         try:
-            user = users.authenticate(username, form.get("password", ""))
+            _, token, seconds = session.enter(web, bp.current_request, username, form.get("password", ""), code)
         except (BadCredentials, TooManyRequests, InvalidRequest) as error:
-            if isinstance(error, BadCredentials):
-                told.sign_in_failed(tier().audit, username)
+            # The password was right: ask for the second factor. It has to be typed again, since a page never holds it.
+            second = isinstance(error, CodeRequired)
             return kit.show(
                 "sign_in.html",
                 error.status,
@@ -48,21 +48,19 @@ def blueprint(tier: Tier) -> Blueprint:
                 next=form.get("next", ""),
                 username=username,
                 problem=error,
+                second=second,
             )
-        token, seconds = sessions.open(user)
-        return see_other(within(form.get("next", "")), cookie(tier, token, seconds))
+        return see_other(within(form.get("next", "")), session.cookie(tier, token, seconds))
 
     @bp.route("/app/sign-out", methods=["POST"], content_types=[FORM])
     @kit.page
     def sign_out() -> Response:
-        refuse_cross_site(bp.current_request.headers)
-        token, _ = token_of(bp.current_request.headers)
-        if token is not None:
-            try:
-                tier().sessions.end(token)
-            except DepotError as error:
-                return kit.failed(error)
-        return see_other(SIGN_IN, cookie(tier, "", 0))
+        try:
+            kit.sign_in()
+        except NotSignedIn:
+            return see_other(SIGN_IN, session.cookie(tier, "", 0))
+        session.leave(tier(), bp.current_request)
+        return see_other(SIGN_IN, session.cookie(tier, "", 0))
 
     return bp
 

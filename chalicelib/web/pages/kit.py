@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote
 
 from chalice.app import Blueprint, Response
 
-from chalicelib.auth.policy import ROLES, Permission, Principal
+from chalicelib.auth.policy import ROLES, Permission, Principal, report_scope
 from chalicelib.errors import DepotError, InvalidRequest, NotSignedIn, PayloadTooLarge
 from chalicelib.hosting.answers import as_depot_error
 from chalicelib.hosting.chalice_app import body_reader
@@ -22,12 +22,6 @@ FORM: Final = "application/x-www-form-urlencoded"
 HOME: Final = "/app/files"
 SIGN_IN: Final = "/app/sign-in"
 
-# What the navigation offers, to whom: the permission somebody must have for some cohort. None: everybody who is signed in.
-_PLACES: Final = (
-    ("/app/upload", "Upload", Permission.UPLOAD),
-    ("/app/files", "Files", Permission.LIST),
-    ("/app/audit", "Audit trail", Permission.LEDGER),
-)
 
 Handler = Callable[..., Response]
 
@@ -114,13 +108,26 @@ def places(principal: Principal | None) -> list[tuple[str, str]]:
     """What the navigation offers to somebody."""
     if principal is None:
         return []
-    return [(where, name) for where, name, needed in _PLACES if needed is None or can(principal, needed)]
+    return [(where, name) for where, name, offered in _PLACES if offered(principal)]
 
 
 def can(principal: Principal, permission: Permission) -> bool:
     """Whether somebody has a permission for any cohort at all."""
     rule = ROLES.get(principal.role)
     return rule is not None and permission in rule.permissions and (rule.everywhere or bool(principal.cohorts))
+
+
+# What the navigation offers, and to whom.
+_PLACES: Final[tuple[tuple[str, str, Callable[[Principal], bool]], ...]] = (
+    ("/app/upload", "Upload", lambda who: can(who, Permission.UPLOAD)),
+    ("/app/files", "Files", lambda who: can(who, Permission.LIST)),
+    ("/app/audit", "Audit trail", lambda who: can(who, Permission.LEDGER)),
+    ("/app/report", "Report", lambda who: report_scope(who) != frozenset()),
+    ("/app/cleanup", "Clean-up", lambda who: who.may(Permission.CLEANUP, None)),
+    ("/app/holds", "Holds", lambda who: who.may(Permission.LEDGER, None)),
+    ("/app/people", "People", lambda who: who.may(Permission.ADMIN, None)),
+    ("/app/system", "System", lambda who: who.may(Permission.CLEANUP, None)),
+)
 
 
 def cohorts_of(principal: Principal, permission: Permission) -> list[str] | None:
