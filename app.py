@@ -59,6 +59,8 @@ if role in (Role.WEB, Role.TESTING):
         client_config,
         files,
         health,
+        oidc,
+        openapi,
         pages,
         people,
         presigned,
@@ -67,7 +69,21 @@ if role in (Role.WEB, Role.TESTING):
         tus,
     )
 
-    for module in (session, people, files, tus, presigned, audit, checkpoints, cleanup, report, client_config, health):
+    for module in (
+        session,
+        oidc,
+        people,
+        files,
+        tus,
+        presigned,
+        audit,
+        checkpoints,
+        cleanup,
+        report,
+        client_config,
+        health,
+        openapi,
+    ):
         app.register_blueprint(module.blueprint(web_tier))
     for page in pages.blueprints(web_tier):
         app.register_blueprint(page)

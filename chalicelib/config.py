@@ -27,7 +27,7 @@ from chalicelib.limits import (
     SWEEP_GRACE_SECONDS,
 )
 
-__all__ = ["DiskConfig", "Network", "Role", "Secret", "Settings"]
+__all__ = ["DiskConfig", "Network", "OidcSettings", "Role", "Secret", "Settings"]
 
 # NIST SP 800-107 r1, 5.3.2: an HMAC key should be at least as long as the digest; the seeds ask for 32 characters.
 MIN_SECRET_CHARS = 32
@@ -36,6 +36,26 @@ Network = IPv4Network | IPv6Network
 
 _ORIGIN = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
+
+
+# Asymmetric ones only (RFC 8725, 3.1): whoever can check a signature must not be able to make one.
+OIDC_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+
+@dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """The issuer that people may sign in through, pinned. `redirect_url` is our own `/session/oidc/callback`, as it sees it."""
+
+    issuer: str
+    client_id: str
+    client_secret: Secret
+    redirect_url: str
+    scopes: str = "openid email"
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    username_claim: str = "email"
+    role_claim: str = ""
+    cohort_claim: str = ""
+    auto_create: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +110,7 @@ class Settings:
     quota_user_uploads: int | None = None
     uploads_per_minute: int | None = None
     denials_per_minute: int = 60
+    oidc: OidcSettings | None = None
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -133,6 +154,7 @@ class _Parser(DiskParser):
             **self.lifecycle(role, disks),
             metrics_token=self.metrics_token(production),
             **self.limits(),
+            oidc=self.oidc(role, production),
             trusted_proxies=self.networks("TRUSTED_PROXIES", "127.0.0.1,::1"),
             warnings=tuple(self.warnings),
         )
@@ -167,6 +189,39 @@ class _Parser(DiskParser):
                     f"{name} lists origins such as https://portal.example, comma-separated, not {value!r}"
                 )
         return frozenset(values)
+
+    def oidc(self, role: Role, production: bool) -> OidcSettings | None:
+        """The web tier's alone. All of issuer, client and redirect, or none."""
+        issuer, client = self.env.get("OIDC_ISSUER", "").strip(), self.env.get("OIDC_CLIENT_ID", "").strip()
+        redirect = self.env.get("OIDC_REDIRECT_URL", "").strip()
+        if role is Role.SERVICES or not issuer:
+            return None
+        for name, value in (("OIDC_CLIENT_ID", client), ("OIDC_REDIRECT_URL", redirect)):
+            if not value:
+                raise SettingsError(f"{name} required where OIDC_ISSUER is set")
+        for name in ("OIDC_ISSUER", "OIDC_REDIRECT_URL"):
+            if not str(self.url(name)).startswith("https://") and production:
+                raise SettingsError(f"{name} must begin with https:// in production")
+        if not redirect.endswith("/session/oidc/callback"):
+            raise SettingsError("OIDC_REDIRECT_URL must end with /session/oidc/callback")
+        algorithms = tuple(part for part in re.split(r"[ ,]+", self.env.get("OIDC_ALGORITHMS", "").strip()) if part)
+        if unknown := set(algorithms) - set(OIDC_ALGORITHMS):
+            raise SettingsError(f"OIDC_ALGORITHMS may hold {', '.join(OIDC_ALGORITHMS)}, not {sorted(unknown)[0]!r}")
+        scopes = self.env.get("OIDC_SCOPES", "").strip() or "openid email"
+        if "openid" not in scopes.split():
+            raise SettingsError("OIDC_SCOPES must hold openid")
+        return OidcSettings(
+            issuer,
+            client,
+            Secret(self.env.get("OIDC_CLIENT_SECRET", "")),
+            redirect,
+            scopes,
+            algorithms or ("RS256", "ES256"),
+            self.env.get("OIDC_USERNAME_CLAIM", "").strip() or "email",
+            self.env.get("OIDC_ROLE_CLAIM", "").strip(),
+            self.env.get("OIDC_COHORT_CLAIM", "").strip(),
+            self.choice("OIDC_AUTO_CREATE", "off", ("on", "off")) == "on",
+        )
 
     def networks(self, name: str, default: str) -> tuple[Network, ...]:
         """Addresses and networks, comma-separated; "none" for an empty list."""

@@ -94,6 +94,28 @@ class CodeRequired(BadCredentials):
     default = "Send the six digits that your authenticator shows now, or a recovery code, as 'code'."
 
 
+class IssuerRefused(DepotError):
+    """Sign-in through the organisation's issuer came to nothing. Never says more than its reader may know."""
+
+    code, status = "issuer_refused", 401
+    default = "Signing in through your organisation did not succeed. Start again; if it stays, tell your administrator."
+
+
+class NoSuchAccount(IssuerRefused):
+    code, status = "no_account", 403
+    default = "Your organisation knows you, but there is no account for you here. Ask your administrator to create one."
+
+
+class IssuerOff(DepotError):
+    code, status = "issuer_off", 404
+    default = "Signing in through an organisation is not set up here. Sign in with user name and password."
+
+
+class IssuerUnavailable(DepotError):
+    code, status, retryable = "issuer_unavailable", 503, True
+    default = "Your organisation's sign-in does not answer as it should. Try again in a while."
+
+
 class BadApiKey(DepotError):
     code, status = "bad_api_key", 401
     default = "X-API-Key is missing or wrong: both tiers need the same INTERNAL_API_KEY."

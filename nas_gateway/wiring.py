@@ -297,7 +297,8 @@ def _jobs(settings: Settings) -> Jobs:
     def expiry(deadline: Deadline) -> Mapping[str, int]:
         made = gateway(settings)
         purge = Purge(made.transfers.registry, made.transfers.clock)
-        return standard.expired(purge, made.jobs.purge, deadline)
+        counts = standard.expired(purge, made.jobs.purge, deadline)
+        return {**counts, "break_glass_ended": made.people.glass.end_lapsed()}
 
     work = {
         "cleanup": cleaned,

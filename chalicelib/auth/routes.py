@@ -28,6 +28,7 @@ class About(Enum):
 
     COHORT = "the cohort that the request names"
     FILE = "the cohort of the file that the address names; to who may not list it, it is not there (404)"
+    SOME = "any cohort at all"
     ALL = "no one cohort: only roles that have it everywhere"
     OWN = "an upload or a plan of one's own; anybody else's is not there (404)"
 
@@ -73,45 +74,52 @@ _PEOPLE: Table = {
     ("DELETE", "/break-glass/{grant_id}"): _GLASS,
 }
 
-WEB: Table = {
-    ("GET", "/"): _PUBLIC,
-    ("GET", "/health"): _PUBLIC,
-    ("GET", "/config"): _PUBLIC,
-    ("OPTIONS", "/uploads"): _PUBLIC,
-    ("OPTIONS", "/uploads/{upload_id}"): _PUBLIC,
-    ("GET", "/static/{version}/{name}"): _PUBLIC,
-    ("HEAD", "/static/{version}/{name}"): _PUBLIC,
+# The pages stand on the same calls. Who is not signed in is sent to the sign-in page.
+PAGES: Table = {
     ("GET", "/app"): _SIGNED_IN,
     ("GET", "/app/sign-in"): _PUBLIC,
     ("POST", "/app/sign-in"): _PUBLIC,
     ("POST", "/app/sign-out"): _PUBLIC,
-    ("GET", "/app/files"): Route(P.LIST, A.COHORT),
-    ("GET", "/app/files/{file_id}"): _LIST,
-    ("GET", "/app/files/{file_id}/delete"): _DELETE,
-    ("POST", "/app/files/{file_id}/delete"): _DELETE,
-    ("GET", "/app/upload"): Route(P.UPLOAD, A.COHORT),
-    ("POST", "/app/upload"): _UPLOAD,
+    ("GET", "/app/account"): _PERSON,
+    ("POST", "/app/account"): _SIGNED_IN,  # what its forms ask for is for a PERSON, each by its own call
     ("GET", "/app/audit"): _LEDGER,
-    ("GET", "/app/report"): _HOLDS,
     ("GET", "/app/cleanup"): _CLEANUP,
     ("POST", "/app/cleanup"): _CLEANUP,
     ("GET", "/app/cleanup/{plan_id}"): _CLEANUP,
     ("POST", "/app/cleanup/{plan_id}/apply"): _CLEANUP,
+    ("GET", "/app/files"): Route(P.LIST, A.COHORT),
+    ("GET", "/app/files/{file_id}"): _LIST,
+    ("GET", "/app/files/{file_id}/delete"): _DELETE,
+    ("POST", "/app/files/{file_id}/delete"): _DELETE,
     ("GET", "/app/holds"): _HOLDS,
     ("POST", "/app/holds"): _ADMIN,
     ("GET", "/app/people"): _ADMIN,
     ("POST", "/app/people"): _ADMIN,
     ("POST", "/app/people/{user_id}"): _ADMIN,
+    ("GET", "/app/report"): _REPORT,
     ("GET", "/app/system"): _CLEANUP,
     ("POST", "/app/system"): _CLEANUP,
-    ("GET", "/app/account"): _PERSON,
-    ("POST", "/app/account"): _PERSON,
+    ("GET", "/app/upload"): Route(P.UPLOAD, A.SOME),
+    ("POST", "/app/upload"): _UPLOAD,
+}
+
+WEB: Table = {
+    ("GET", "/"): _PUBLIC,
+    ("GET", "/health"): _PUBLIC,
+    ("GET", "/config"): _PUBLIC,
+    ("GET", "/openapi.json"): _PUBLIC,
+    ("GET", "/docs"): _PUBLIC,
+    ("OPTIONS", "/uploads"): _PUBLIC,
+    ("OPTIONS", "/uploads/{upload_id}"): _PUBLIC,
+    ("GET", "/static/{version}/{name}"): _PUBLIC,
+    ("HEAD", "/static/{version}/{name}"): _PUBLIC,
     ("POST", "/session"): _PUBLIC,
     ("GET", "/session"): _SIGNED_IN,
     ("DELETE", "/session"): _PERSON,
     ("GET", "/session/oidc"): _PUBLIC,
     ("GET", "/session/oidc/callback"): _PUBLIC,
     **_PEOPLE,
+    **PAGES,
     ("GET", "/files"): Route(P.LIST, A.COHORT),
     ("POST", "/files"): _UPLOAD,
     ("PUT", "/files"): _UPLOAD,
@@ -147,35 +155,6 @@ WEB: Table = {
     ("POST", "/holds/lift"): _ADMIN,
 }
 
-# The pages stand on the same calls. Who is not signed in is sent to the sign-in page.
-PAGES: Table = {
-    ("GET", "/app"): _SIGNED_IN,
-    ("GET", "/app/sign-in"): _PUBLIC,
-    ("POST", "/app/sign-in"): _PUBLIC,
-    ("POST", "/app/sign-out"): _PUBLIC,
-    ("GET", "/app/account"): _SIGNED_IN,
-    ("POST", "/app/account"): _SIGNED_IN,
-    ("GET", "/app/audit"): _LEDGER,
-    ("GET", "/app/cleanup"): _CLEANUP,
-    ("POST", "/app/cleanup"): _CLEANUP,
-    ("GET", "/app/cleanup/{plan_id}"): _CLEANUP,
-    ("POST", "/app/cleanup/{plan_id}/apply"): _CLEANUP,
-    ("GET", "/app/files"): Route(P.LIST, A.COHORT),
-    ("GET", "/app/files/{file_id}"): _LIST,
-    ("GET", "/app/files/{file_id}/delete"): _DELETE,
-    ("POST", "/app/files/{file_id}/delete"): _DELETE,
-    ("GET", "/app/holds"): _HOLDS,
-    ("POST", "/app/holds"): _ADMIN,
-    ("GET", "/app/people"): _ADMIN,
-    ("POST", "/app/people"): _ADMIN,
-    ("POST", "/app/people/{user_id}"): _ADMIN,
-    ("GET", "/app/report"): _REPORT,
-    ("GET", "/app/system"): _CLEANUP,
-    ("POST", "/app/system"): _CLEANUP,
-    ("GET", "/app/upload"): _UPLOAD,
-    ("POST", "/app/upload"): _UPLOAD,
-}
-
 _S = "/internal/storage"
 SERVICES: Table = {
     ("GET", "/"): _PUBLIC,
@@ -189,7 +168,7 @@ SERVICES: Table = {
     ("POST", f"{_S}/upload"): _UPLOAD,
     ("POST", f"{_S}/upload_chunked"): _UPLOAD,
     ("GET", f"{_S}/download"): _READ,
-    ("HEAD", f"{_S}/download"): _READ,
+    ("HEAD", f"{_S}/download"): _LIST,  # its description, no bytes
     ("GET", f"{_S}/exists"): _KEY,
     ("GET", f"{_S}/metadata"): _LIST,
     ("GET", f"{_S}/list"): Route(P.LIST, A.COHORT),
@@ -216,7 +195,7 @@ SERVICES: Table = {
     ("POST", "/internal/holds/lift"): _ADMIN,
     ("GET", "/internal/jobs"): _CLEANUP,
     ("POST", "/internal/jobs/{name}/run"): _CLEANUP,
-    ("POST", "/internal/workspace/files"): _UPLOAD,
+    ("POST", "/internal/workspace/files"): Route(P.UPLOAD),  # of no cohort
     ("POST", "/internal/workspace/files/delete"): _DELETE,
     ("GET", "/internal/workspace/usage"): _CLEANUP,
 }

@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         jobs,
         ledger,
         manage,
+        openapi,
         people,
         report,
         serve,
@@ -61,6 +62,21 @@ def parser() -> argparse.ArgumentParser:
         epilog="'depot COMMAND --help' explains one command.",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (up, serve, two_server, transfer, sweep, cleanup, hold, verify, report, jobs, ledger, manage, people):
+    for module in (
+        up,
+        serve,
+        two_server,
+        transfer,
+        sweep,
+        cleanup,
+        hold,
+        verify,
+        report,
+        jobs,
+        ledger,
+        manage,
+        people,
+        openapi,
+    ):
         module.register(commands)
     return top

@@ -63,11 +63,12 @@ class SealedBody:
 
     def read(self, size: int = -1) -> bytes:
         """Of the payload first, then of the seal, never more than asked for; `b""` at the very end."""
+        if size < 0:
+            return b"".join(self)
         while not self._ended:
-            block = self._payload(BLOCK_BYTES if size < 0 else size)
+            block = self._payload(size)
             if block:
                 return block
-        size = SEAL_BYTES if size < 0 else size
         tail, self._tail = self._tail[:size], self._tail[size:]
         return tail
 

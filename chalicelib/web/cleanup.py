@@ -37,7 +37,7 @@ def blueprint(tier: Tier) -> Blueprint:
 
     @bp.route("/cleanup/plans/{plan_id}", methods=["GET"])
     def show(plan_id: str) -> Response:
-        """`?after=&limit=`."""
+        """`?after=&limit=` -> the plan, from item `after` on: what would go and why, what stays and why."""
         allowed(Permission.CLEANUP)
         query: dict[str, str] = dict(bp.current_request.query_params or {})
         after = query.get("after", "0")
@@ -57,6 +57,7 @@ def blueprint(tier: Tier) -> Blueprint:
 
     @bp.route("/cleanup/plans/{plan_id}/receipts", methods=["GET"])
     def receipts(plan_id: str) -> Response:
+        """What was deleted, with a signed receipt for each item."""
         allowed(Permission.CLEANUP)
         return _json(tier().cleanup.receipts(_id(plan_id)))
 

@@ -15,12 +15,15 @@ from chalicelib.hosting.chalice_app import body_reader
 from chalicelib.hosting.downloads import content_response, description_response, not_modified
 from chalicelib.limits import LAMBDA_CHUNK_BYTES, PRESIGN_MAX_SECONDS
 from chalicelib.storage.base import Reader
-from chalicelib.storage.catalog import FileView
+from chalicelib.storage.catalog import FileView, Listing
 from chalicelib.storage.manager import StorageManager
 from chalicelib.web.client_config import streams
 from chalicelib.web.forms import is_form, read_form
 from chalicelib.web.target import checked_file_id, replaces, target
 from chalicelib.web.tier import Tier
+
+# What of a `FileView` is nobody's business: where it lies.
+HIDDEN = frozenset({"disk"})
 
 
 def blueprint(tier: Tier) -> Blueprint:
@@ -43,21 +46,25 @@ def blueprint(tier: Tier) -> Blueprint:
 
     @bp.route("/files", methods=["GET"])
     def listing() -> Response:
-        """`?cohort=&cursor=&limit=` -> `{files: […], cursor}`; the cohort may be left out by who belongs to one only."""
+        """`?cohort=&cursor=&limit=` -> `{files: […], cursor}`; the cohort may be left out by who belongs to one only.
+
+        `order` (`oldest`, `newest`), `file_type`, `protocol_year`, `name` (a part of it): see `Listing`.
+        """
         principal = tier().sign_in(bp.current_request)
         query: dict[str, str] = dict(bp.current_request.query_params or {})
-        page = tier().catalog.files(
-            _cohort(principal, query.get("cohort")), query.get("cursor"), http.page_limit(query.get("limit"))
-        )
+        cohort, limit = _cohort(principal, query.get("cohort")), http.page_limit(query.get("limit"))
+        page = tier().catalog.files(cohort, query.get("cursor"), limit, listing=Listing.of(query))
         return _json({"files": [_public(view) for view in page.files], "cursor": page.cursor})
 
     @bp.route("/files/{file_id}", methods=["GET", "HEAD"])
     def describe(file_id: str) -> Response:
+        """One file's description."""
         tier().sign_in(bp.current_request)
         return _json(_public(tier().catalog.file(checked_file_id(file_id))))
 
     @bp.route("/files/{file_id}", methods=["DELETE"])
     def delete(file_id: str) -> Response:
+        """Delete a file from the storage. Its history stays in the ledger."""
         principal = tier().sign_in(bp.current_request)
         view = tier().catalog.file(checked_file_id(file_id))
         principal.require(Permission.DELETE, view.cohort)
@@ -110,7 +117,8 @@ def _store(
 ) -> Response:
     answer = store(principal, query, content_type, content, headers)
     # as `content` gives it; Uppy reads it
-    return _json(answer, 201, {"Location": f"/files/{answer['file_id']}", "ETag": f'"{answer["etag"]}"'})
+    etag = answer.pop("etag")
+    return _json(answer, 201, {"Location": f"/files/{answer['file_id']}", "ETag": f'"{etag}"'})
 
 
 def store(
@@ -159,7 +167,7 @@ def _cohort(principal: Principal, asked: str | None) -> str:
 
 
 def _public(view: FileView) -> dict[str, Any]:
-    return {name: value for name, value in view.to_json().items() if name != "disk"}
+    return {name: value for name, value in view.to_json().items() if name not in HIDDEN}
 
 
 def _json(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -34,6 +34,7 @@ def blueprint(tier: Tier) -> Blueprint:
 
     @bp.route("/", methods=["GET"])
     def root() -> Response:
+        """What this server is, and where things are. A browser is sent to the application."""
         if "text/html" in bp.current_request.headers.get("accept", ""):
             return Response("", {"Location": "/app"}, 303)
         answer = {

@@ -42,6 +42,7 @@ def blueprint(tier: Tier) -> Blueprint:
 
     @bp.route("/session", methods=["GET"])
     def who_am_i() -> Response:
+        """Who is signed in."""
         principal = tier().sign_in(bp.current_request)
         answer = {
             "username": principal.username,
@@ -55,6 +56,7 @@ def blueprint(tier: Tier) -> Blueprint:
 
     @bp.route("/session", methods=["DELETE"])
     def sign_out() -> Response:
+        """End this session."""
         if tier().sign_in(bp.current_request).token:
             raise SignInRequired("A token does not end this way: DELETE /tokens/{token_id}.")
         leave(tier(), bp.current_request)

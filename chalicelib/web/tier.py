@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chalicelib import context
+from chalicelib.auth.oidc import Issuer
 from chalicelib.auth.people import People
 from chalicelib.auth.policy import Principal
 from chalicelib.auth.sessions import Sessions
@@ -49,6 +50,7 @@ class WebTier(Backend):
     settings: Settings
     sessions: Sessions
     gate: SignIn
+    issuer: Issuer | None = None
 
     def sign_in(self, request: Any) -> Principal:
         """Who sent this request; also sets the assertion that calls to the services tier carry.

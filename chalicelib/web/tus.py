@@ -41,6 +41,9 @@ from chalicelib.web.tus_call import (
 # States that end without a file.
 ENDED = frozenset({"ABORTED", "FAILED", "LOST"})
 
+# What `GET` says of where an upload stands.
+TOLD = ("upload_id", "state", "offset", "size", "expires_at", "receipt")
+
 _FINAL = "A final upload is made of its partial uploads and takes no bytes of its own."
 
 
@@ -212,8 +215,8 @@ class _Upload(TusCall):
         """`{upload_id, state, offset, size, expires_at, receipt}`: the receipt as JSON, for whoever finished the upload."""
         self.tier.sign_in(self.request)
         status = self._status(settle=True)
-        told = {name: getattr(status, name) for name in ("upload_id", "state", "offset", "size", "expires_at")}
-        return Response({**told, "receipt": status.receipt.to_json() if status.receipt else None})
+        told = status.to_json()
+        return Response({name: told[name] for name in TOLD})
 
     def delete(self) -> Response:
         """Ends an upload that is not finished. A finished one is a file, and has its own way to be deleted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from chalicelib import dynamo
+from chalicelib.auth.oidc import Issuer
 from chalicelib.auth.people import RemotePeople
 from chalicelib.auth.sessions import Sessions
 from chalicelib.auth.signin import SignIn
@@ -28,7 +29,8 @@ def web_tier(settings: Settings, backend: Backend | None = None) -> WebTier:
         StorageManager.configure(settings)
         backend = remote(make_transport(settings))
     parts = {item.name: getattr(backend, item.name) for item in fields(backend)}
-    return WebTier(**parts, settings=settings, sessions=Sessions(settings), gate=SignIn(settings))
+    issuer = Issuer(settings.oidc, settings.session_secret) if settings.oidc is not None else None
+    return WebTier(**parts, settings=settings, sessions=Sessions(settings), gate=SignIn(settings), issuer=issuer)
 
 
 def remote(transport: Transport) -> Backend:

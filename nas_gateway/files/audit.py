@@ -11,15 +11,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from chalicelib.auth import users
+from chalicelib.auth import routes, users
 from chalicelib.auth.policy import Permission
 from chalicelib.errors import InvalidPath, InvalidRequest
 from chalicelib.storage import paths
-from chalicelib.storage.audit import FORMATS, METHODS, OTHER, ROUTES, AuditPage, Denial, Question
+from chalicelib.storage.audit import FORMATS, METHODS, OTHER, AuditPage, Denial, Question
 from nas_gateway.files.access import LAST_DENIAL, Call
 from nas_gateway.files.transfers import Transfers
 from nas_gateway.ledger import queries
 from nas_gateway.ledger.events import MAX_TEXT_BYTES, Action, Operation, Outcome
+
+# Where the web tier can refuse: every route of it that asks who somebody is.
+ROUTES = frozenset(path for (_, path), route in routes.WEB.items() if route.permission is not routes.Who.PUBLIC)
 
 
 class Audit:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from chalicelib import observability
-from chalicelib.errors import DepotError, FileMissing, OnHold, StorageError, UploadInProgress
+from chalicelib.errors import DepotError, FileMissing, OnHold, StorageError, StorageUnavailable, UploadInProgress
 from chalicelib.limits import LEASE_SECONDS
 from chalicelib.storage.base import PartStorage
 from nas_gateway.files import held
@@ -112,14 +112,14 @@ class Deletion:
     def carry_out(self, intent: Intent, file: TrackedFile | None, *, missing_ok: bool = False) -> Deleted:
         """Steps 2 to 4, while the path is ours. Raises as `delete`.
 
-        An object that was erased and could not be looked for leaves its intent open: call `go_on`, or the sweep does.
+        An object that may have been erased, of which the store did not answer, leaves its intent open: call `go_on`, or the
+        sweep does.
         """
-        path, erased = str(intent.operation.file_path), False
+        path, began = str(intent.operation.file_path), False
         try:
             storage = self._disk(str(intent.operation.disk))
-            there = storage.exists(path)
+            there, began = storage.exists(path), True
             versions: int | None = storage.erase(path)
-            erased = True
             parts = self._abort_uploads(storage, path)
             left = storage.remains(path)
             if left.object or left.versions:
@@ -128,9 +128,8 @@ class Deletion:
             if gone and file is None and not missing_ok:
                 raise FileMissing
         except BaseException as error:
-            # Of an object that no row knows only the open intent says that somebody has to look: it is likely to be gone.
-            unseen = erased and isinstance(error, StorageError) and error.message != _STILL_THERE
-            if file is not None or not unseen:
+            # Where the store did not answer, an object that no row knows may be gone: only an open intent has somebody look.
+            if file is not None or not (began and isinstance(error, StorageUnavailable)):
                 self._failed(intent, file, error)
             raise
         versions = None if left.versions is None else versions

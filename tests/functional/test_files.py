@@ -152,3 +152,32 @@ def test_roles(web, as_user):
 def test_unknown_addresses_and_methods_are_answered_in_the_same_form(web):
     assert (web.get("/nowhere").status_code, code(web.get("/nowhere"))) == (404, "not_found")
     assert web.call("PATCH", "/files").status_code == 405
+
+
+def test_a_listing_is_filtered_and_ordered_and_pages_add_up(web):
+    cohort = fresh_name("")
+    names = [f"{letter}-{fresh_name()}" for letter in "abcdef"]
+    for number, name in enumerate(names):
+        kind = "even" if number % 2 == 0 else "odd"
+        assert web.upload(b"x", name, cohort=cohort, file_type=kind, protocol_year=str(2020 + number)).status_code == 201
+
+    def listed(**query):
+        found, cursor = [], None
+        for _ in range(20):
+            asked = {"cohort": cohort, **query, **({"cursor": cursor} if cursor else {})}
+            page = web.get("/files", params=asked).json()
+            found += [file["filename"] for file in page["files"]]
+            if (cursor := page["cursor"]) is None:
+                return found
+        raise AssertionError("the listing does not end")
+
+    for limit in ("1", "2", "100"):
+        assert listed(limit=limit) == names
+        assert listed(limit=limit, order="newest") == names[::-1]
+        assert listed(limit=limit, file_type="odd") == names[1::2]
+        assert listed(limit=limit, file_type="even", order="newest") == names[4::-2]
+        assert listed(limit=limit, name="c-") == [names[2]]
+        assert listed(limit=limit, protocol_year="2025", file_type="odd") == [names[5]]
+        assert listed(limit=limit, protocol_year="2025", file_type="even") == []
+    assert web.get("/files", params={"cohort": cohort, "order": "up"}).status_code == 400
+    assert web.get("/files", params={"cohort": cohort, "name": "x" * 300}).status_code == 400

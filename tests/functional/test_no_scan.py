@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -83,12 +84,56 @@ def web_tier(walk: Walk) -> None:
     walk("DELETE", "/files/{file_id}", **where)
     walk("GET", "/files/{file_id}", 404, **where)
     cleanup(walk, "")
-    for route in ("/", "/config", "/health"):
+    for route in ("/", "/config", "/health", "/openapi.json", "/docs"):
         walk("GET", route)
     walk("GET", "/session")
     other = walk.app.signed_in("reader", "VACS")  # POST /session
     walk("DELETE", "/session", headers=other.headers)
     walk("POST", "/session", 401, json={"username": "nobody", "password": "wrong password here"})
+
+
+def pages(walk: Walk, file_id: str) -> None:
+    """The browser application. `file_id` is deleted at the end."""
+
+    def form(route: str, status: int = 303, path: dict[str, str] | None = None, **fields: str) -> Any:
+        headers = {"content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
+        return walk("POST", route, status, headers=headers, path=path or {}, body=urlencode(fields).encode())
+
+    walk("GET", "/app", 303)
+    walk("GET", "/app/sign-in")
+    form("/app/sign-in", 401, username="nobody", password="wrong password here")
+    for query in ({"cohort": "VACS"}, {"cohort": "VACS", "name": "a", "order": "oldest"}):
+        walk("GET", "/app/files", query=query)
+    walk("GET", "/app/upload")
+    boundary = b"--x\r\nContent-Disposition: form-data; name="
+    body = b"".join(boundary + b'"%s"\r\n\r\n%s\r\n' % (name.encode(), value.encode()) for name, value in ABOUT.items())
+    body += boundary + b'"file"; filename="form.csv"\r\n\r\nx\r\n--x--\r\n'
+    walk("POST", "/app/upload", 201, headers={"content-type": "multipart/form-data; boundary=x"}, body=body)
+    walk("GET", "/app/audit", query={"cohort": "VACS"})
+    for route in ("/app/report", "/app/cleanup", "/app/holds", "/app/people", "/app/system"):
+        walk("GET", route)
+    plan = form("/app/cleanup", which="due")["headers"]["Location"].rsplit("/", 1)[1]
+    where = {"plan_id": plan}
+    shown = content(walk("GET", "/app/cleanup/{plan_id}", path=where)).decode()
+    form("/app/cleanup/{plan_id}/apply", 409, path=where, hash="0" * 64)
+    assert plan in shown
+    form("/app/holds", kind="cohort", name="PAGES", reason="a letter")
+    form("/app/people", 201, what="cohort", name="PAGES")
+    made = form("/app/people", 201, username="pages@example.org", role="reader", cohorts="PAGES")
+    user_id = re.search(r">pages@.*?/app/people/([0-9a-f]{32})", content(made).decode(), re.DOTALL)[1]
+    form("/app/people/{user_id}", 200, path={"user_id": user_id}, do="disable")
+    form("/app/system", 200, name="report")
+    walk("GET", "/app/account")
+    form("/app/account", 400, do="nothing")
+    name, version = "depot.css", re.search(r"/static/([0-9a-f]+)/depot.css", shown).group(1)
+    for method in ("GET", "HEAD"):
+        walk(method, "/static/{version}/{name}", path={"version": version, "name": name})
+    where = {"file_id": file_id}
+    walk("GET", "/app/files/{file_id}", path=where)
+    walk("GET", "/app/files/{file_id}/delete", path=where)
+    form("/app/files/{file_id}/delete", path=where)
+    other = walk.app.signed_in("uploader", "VACS")
+    walk("POST", "/app/sign-out", 303, headers={**other.headers, "content-type": "application/x-www-form-urlencoded"})
 
 
 def cleanup(walk: Walk, prefix: str) -> None:
@@ -250,6 +295,8 @@ def services_tier(walk: Walk) -> None:
 def test_no_route_of_either_tier_scans_a_table(presigned_app: LambdaApp, asked: Counter[str]) -> None:
     walk = Walk(presigned_app)
     web_tier(walk)
+    read = walk.json("PUT", "/files", 201, query={**ABOUT, "filename": "page.csv"}, body=b"x")
+    pages(walk, read["file_id"])
     tus(walk)
     presigned(walk)
     people(walk, "", walk.app.headers)

@@ -10,11 +10,11 @@ import pytest
 from pynamodb.transactions import TransactWrite
 
 from chalicelib.errors import InvalidRequest, LedgerUnavailable, OperationEnded, StorageFull
-from nas_gateway.ledger.transaction import MAX_CHANGES
 from nas_gateway.ledger.chain import verify_chain
 from nas_gateway.ledger.events import Action, Outcome
 from nas_gateway.ledger.ledger import ChangeRefused, Ledger
 from nas_gateway.ledger.tables import OpenOperation, PHIFileTracking, set_default
+from nas_gateway.ledger.transaction import MAX_CHANGES
 from tests.support.ledger_cost import event_units, row_units
 from tests.support.ledger_env import LedgerFactory, Row, all_events, moto_tables, upload
 

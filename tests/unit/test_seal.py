@@ -78,6 +78,12 @@ def test_a_body_in_memory_has_a_length_and_keeps_to_it() -> None:
     assert reader.forwarded.confirmed
 
 
+def test_reading_without_a_size_gives_all_of_it() -> None:
+    data = bytes(range(256)) * 20_000
+    wire = SealedBody.of(Sliced(data), None).read()
+    assert drain(received(wire, "*", most=100_000)) == data
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
 def test_any_single_change_on_the_way_is_found(known: bool) -> None:
     data = random.Random(1).randbytes(300)

@@ -220,6 +220,8 @@ class _RemoteDownload(Download):
         if self._left:
             self._response.close()
         else:
+            # http.client takes an answer without a body for unread until somebody has read its end.
+            self._response.raw.drain_conn()
             self._response.raw.release_conn()
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from chalice.app import Blueprint
 
-from chalicelib.web.pages import account, assets, cleaning, entry, files, people, report, system, trail, upload
+from chalicelib.web.pages import account, assets, cleaning, docs, entry, files, people, report, system, trail, upload
 from chalicelib.web.tier import Tier
 
 
 def blueprints(tier: Tier) -> list[Blueprint]:
     """Every blueprint of the pages, over a web tier that is made on first use."""
-    modules = (entry, files, upload, trail, report, cleaning, people, system, account, assets)
+    modules = (entry, files, upload, trail, report, cleaning, people, system, account, docs, assets)
     return [module.blueprint(tier) for module in modules]
