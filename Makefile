@@ -48,12 +48,12 @@ test-clients: $(VENV)/.dev ## other people's tus clients through both tiers (nee
 	@$(PY) -m pytest -m clients tests/integration $(T)
 
 test-browser: $(VENV)/.dev assets ## the pages in Chromium (needs /usr/bin/chromium, node and npm)
-	@$(PY) -m pytest tests/browser $(T)
+	@$(PY) -m pytest -m "browser and not nas" tests/browser $(T)
 
 screenshots: $(VENV)/.dev assets ## take the pictures of docs/pages.md again
 	@$(PY) -m tests.browser.screenshots docs/screenshots
 
-test-nas: $(VENV)/.dev ## the functional and integration suites against Ceph RGW (installs it on Debian, as root)
+test-nas: $(VENV)/.dev assets ## the functional and integration suites against Ceph RGW (installs it on Debian, as root)
 	@infra/local/test-nas $(PY) $(T)
 
 lock: $(VENV)/.run ## compile requirements*.in into requirements*.txt

@@ -43,6 +43,19 @@ SERVICE_MODELS = {"web": {"dynamodb", "sts"}, "services": {"dynamodb", "sts", "s
 # What must not be in a package whatever a requirement drags in.
 FORBIDDEN = {"web": ("nas_gateway/", "boto3/", "s3transfer/", "botocore/data/s3/"), "services": ()}
 
+# What must be in a package, or some request ends in an error. No import would miss the pages' templates and style.
+_NEEDED = ("app.py", "chalicelib/config.py", "chalice/app.py", "botocore/data/dynamodb/", "pynamodb/models.py")
+NEEDED = {
+    "web": (
+        *_NEEDED,
+        "jinja2/",
+        "markupsafe/",
+        "chalicelib/web/templates/base.html",
+        "chalicelib/web/static/depot.css",
+    ),
+    "services": (*_NEEDED, "nas_gateway/wiring.py"),
+}
+
 # AWS Lambda quotas: 50 MB zipped for a direct upload (250 MB unzipped).
 MAX_ZIP_BYTES = 50 * 1000 * 1000
 
@@ -186,7 +199,7 @@ def check_names(role: str, names: Iterable[str]) -> None:
     for forbidden in FORBIDDEN[role]:
         if found := [name for name in names if name.startswith(forbidden)]:
             raise BuildError(f"The {role} package must not hold {found[0]}")
-    for needed in ("app.py", "chalicelib/config.py", "chalice/app.py", "botocore/data/dynamodb/", "pynamodb/models.py"):
+    for needed in NEEDED[role]:
         if not any(name.startswith(needed) for name in names):
             raise BuildError(f"The {role} package lacks {needed}")
 

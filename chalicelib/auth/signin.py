@@ -33,8 +33,9 @@ class SignIn:
         Every attempt takes one of the address's before anything else is looked at, and success gives it back: so that
         attempts at once are counted too, also those for names that nobody has.
         """
-        who = network(address)
+        who, name = network(address), users.normal(username)
         self._rates.take(self._limit, who)
+        self._rates.refuse_ghost(name)
 
         def second(user: User) -> None:
             try:
@@ -46,7 +47,15 @@ class SignIn:
                     self._rates.give_back(self._limit, who)
                 raise
 
-        user = users.authenticate(username, password, self._now, second)
+        try:
+            user = users.authenticate(name, password, self._now, second)
+        except CodeRequired:
+            raise
+        except BadCredentials:
+            found = users.find(name)
+            if found is None or found.disabled:  # or else only names that somebody has would ever have to wait
+                self._rates.count_ghost(name)
+            raise
         self._rates.give_back(self._limit, who)
         return user
 

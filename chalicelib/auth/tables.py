@@ -186,6 +186,7 @@ class RateRow(Model):
 
     key = UnicodeAttribute(hash_key=True)
     taken = NumberAttribute()
+    locked_until = NumberAttribute(null=True)  # of a name that nobody has: see `signin`
     expires_at = NumberAttribute()
 
 

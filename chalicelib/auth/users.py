@@ -102,9 +102,8 @@ def authenticate(
     `signin`, which also bounds how often one address may try.
     """
     user = find(normal(username))
-    if user is not None and user.locked_until > now():
-        wait = max(1, int(user.locked_until - now()))
-        raise TooManyRequests("Too many wrong passwords. Wait a little and try again.", retry_after=wait)
+    if user is not None:
+        refuse_locked(user.locked_until, now())
     with _hashing:
         if user is None or user.disabled:
             _verify(_decoy_hash(), password)
@@ -177,12 +176,27 @@ def _decoy_hash() -> str:
     return _decoy[0]
 
 
+def wait_after(failures: int) -> int:
+    """Seconds that so many wrong passwords in a row cost.
+
+    >>> [wait_after(n) for n in (4, 5, 6, 14, 15, 1000)]
+    [0, 1, 2, 512, 900, 900]
+    """
+    return 0 if failures < FREE_ATTEMPTS else min(2 ** min(failures - FREE_ATTEMPTS, 30), MAX_LOCK_SECONDS)
+
+
+def refuse_locked(until: float, now: float) -> None:
+    """Raises `TooManyRequests` while somebody has to wait."""
+    if until > now:
+        wait = max(1, int(until - now))
+        raise TooManyRequests("Too many wrong passwords. Wait a little and try again.", retry_after=wait)
+
+
 def count_failure(user: User, now: float) -> None:
     """A wrong password, or a wrong second factor: each further one makes the user wait longer."""
-    over = int(user.failed_sign_ins) + 1 - FREE_ATTEMPTS
     actions: list[Action] = [User.failed_sign_ins.add(1)]
-    if over >= 0:
-        actions.append(User.locked_until.set(int(now) + min(2**over, MAX_LOCK_SECONDS)))
+    if wait := wait_after(int(user.failed_sign_ins) + 1):
+        actions.append(User.locked_until.set(int(now) + wait))
     try:
         user.update(actions)
     except UpdateError as error:

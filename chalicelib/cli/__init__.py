@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         report,
         serve,
         sweep,
+        token,
         transfer,
         two_server,
         up,
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         ledger,
         manage,
         people,
+        token,
         openapi,
     ):
         module.register(commands)

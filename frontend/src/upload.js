@@ -60,8 +60,9 @@ uppy.on("upload-success", async (file, response) => {
 });
 
 async function receiptOf(response) {
-  if (response.body?.receipt) return response.body.receipt;
-  const answer = await fetch(response.uploadURL, { headers: { Accept: "application/json" } });
+  // Of a presigned upload Uppy hands on the key, which is the upload's id; of a tus upload its address.
+  const address = response.body?.key ? `/uploads/${encodeURIComponent(response.body.key)}` : response.uploadURL;
+  const answer = await fetch(address, { headers: { Accept: "application/json" } });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   const { receipt } = await answer.json();
   if (!receipt) throw new Error("the server has none yet");

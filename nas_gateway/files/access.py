@@ -5,11 +5,12 @@ To a user, a file of another cohort, and one that no row knows, is not there. Im
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from chalicelib.auth.policy import SERVICE, Permission, Principal
-from chalicelib.errors import FileMissing, Forbidden
+from chalicelib.errors import FileMissing, Forbidden, TooManyRequests
 from nas_gateway.files.placement import Placement
 from nas_gateway.files.quotas import Throttle
 from nas_gateway.files.registry import Registry
@@ -74,7 +75,7 @@ class Access:
         if call.is_service or (file is None and call.principal.scope(permission) is None):
             return file
         if file is None or not call.principal.may(Permission.LIST, file.cohort):
-            self._note(call, permission, disk, path, file.cohort if file else None)
+            self._note_hidden(call, permission, disk, path, file.cohort if file else None)
             raise FileMissing
         if not call.principal.may(permission, file.cohort):
             self.deny(call, permission, disk, path, file.cohort)
@@ -87,8 +88,13 @@ class Access:
 
     def hide(self, call: Call, permission: Permission, file: TrackedFile) -> NoReturn:
         """Record a refusal, and say that there is no such file: raises `FileMissing`."""
-        self._note(call, permission, file.disk, file.path, file.cohort, file.file_id)
+        self._note_hidden(call, permission, file.disk, file.path, file.cohort, file.file_id)
         raise FileMissing
+
+    def _note_hidden(self, *about: Any) -> None:
+        # 429 here and 404 for what is not there would tell the two apart: past the limit it is only not recorded.
+        with suppress(TooManyRequests):
+            self._note(*about)
 
     def _note(
         self, call: Call, permission: Permission, disk: str, path: str, cohort: str | None, file_id: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pynamodb.transactions import TransactWrite
@@ -29,6 +29,7 @@ from chalicelib.errors import (
 from chalicelib.limits import LEASE_SECONDS, MAX_OBJECT_BYTES, MAX_TEMPORARY_HOURS
 from chalicelib.storage.base import ByteRange, Download, ObjectInfo, PartStorage, Reader, SavedPath
 from chalicelib.storage.paths import normalise, normalise_prefix
+from chalicelib.storage.streams import length_of
 from nas_gateway.files.access import Access, Call, under_glass
 from nas_gateway.files.deletion import Deletion
 from nas_gateway.files.downloads import TrackedDownload, enriched
@@ -88,7 +89,7 @@ class Transfers:
         """
         storage = self.disk(place.disk)
         source = watch(content, self.max_bytes)
-        reserve = len(content) if isinstance(content, Sized) else None
+        reserve = length_of(content)
         file, intent = self.announce(
             call, place, action, if_absent=if_absent, cleanup_hours=cleanup_hours, reserve=reserve
         )

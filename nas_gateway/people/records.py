@@ -12,7 +12,7 @@ from pynamodb.transactions import TransactWrite
 from chalicelib.auth import users
 from chalicelib.auth.policy import Permission
 from chalicelib.auth.tables import User
-from chalicelib.errors import InvalidRequest, LedgerUnavailable, NotSignedIn, SignInRequired, TooManyRequests
+from chalicelib.errors import InvalidRequest, LedgerUnavailable, NotSignedIn, SignInRequired
 from nas_gateway.files.access import Access, Call
 from nas_gateway.ledger.events import Action, Operation, Outcome
 from nas_gateway.ledger.ledger import Changes, Ledger
@@ -58,9 +58,7 @@ class Records:
     def check_password(self, user: User, password: str) -> None:
         """The password of somebody who is signed in, once more. Wrong ones count as they do when signing in."""
         now = self.clock()
-        if user.locked_until > now:
-            wait = max(1, int(user.locked_until - now))
-            raise TooManyRequests("Too many wrong passwords. Wait a little and try again.", retry_after=wait)
+        users.refuse_locked(user.locked_until, now)
         if not users.right_password(user, password):
             users.count_failure(user, now)
             self.failed(user)

@@ -38,6 +38,13 @@ def empty_bucket(stack: RunningStack) -> None:
         client.delete_bucket(Bucket=bucket)
 
 
+def store_client(stack: RunningStack) -> Any:
+    """A plain client of a stack's S3 store."""
+    env = stack.document["env"]
+    disks = json.loads(env["STORAGE_CONFIG"])["disks"].values()
+    return _client(next(disk for disk in disks if disk["driver"] == "s3"), env)
+
+
 def _client(disk: dict[str, Any], env: dict[str, str]) -> Any:
     import boto3
     from botocore.config import Config

@@ -19,8 +19,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from chalicelib import errors
 from chalicelib.auth import routes
 from chalicelib.auth.routes import Who
-from chalicelib.storage.audit import FIELDS
-from chalicelib.storage.catalog import FileView
+from chalicelib.storage.audit import FIELDS, Question
+from chalicelib.storage.catalog import FileView, Listing
 from chalicelib.storage.uploads import Receipt, SignedRequest, UploadStatus
 from chalicelib.web.files import HIDDEN
 from chalicelib.web.openapi.answers import StoredFile
@@ -128,7 +128,17 @@ def test_no_field_of_a_dataclass_is_missing(told: dict[str, Any], kind: type, fi
 
 def test_an_event_has_the_fields_of_the_ledger_and_a_stored_file_those_of_a_receipt(told: dict[str, Any]) -> None:
     assert tuple(told["components"]["schemas"]["Event"]["properties"]) == FIELDS
-    assert set(StoredFile.__annotations__) == {field.name for field in dataclasses.fields(Receipt)} - {"parts_sha256"}
+    assert set(StoredFile.__annotations__) == {field.name for field in dataclasses.fields(Receipt)} - {"parts_sha256", "etag"}
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "besides"),
+    [("/files", Listing, {"cohort", "limit", "cursor"}), ("/audit", Question, {"limit", "cursor"})],
+)
+def test_every_filter_is_a_parameter(told: dict[str, Any], path: str, kind: type, besides: set[str]) -> None:
+    named = {one["name"] for one in told["paths"][path]["get"]["parameters"]}
+    # An operation of the services tier's own, which nobody outside knows.
+    assert named == {field.name for field in dataclasses.fields(kind)} - {"tracking_id"} | besides
 
 
 def test_every_code_of_the_error_table_is_known_and_stands_under_its_own_status(told: dict[str, Any]) -> None:

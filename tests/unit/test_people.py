@@ -597,6 +597,24 @@ def test_an_address_that_sprays_is_slowed_whoever_it_tries(house: House, monkeyp
     assert "192.0.2" not in str([row.to_dynamodb_dict() for row in RateRow.scan()])
 
 
+def test_names_that_nobody_has_wait_as_those_that_somebody_has(house: House) -> None:
+    house.person("ana", "reader")
+    house.person("gone", "reader").update([User.disabled.set(True)])
+    histories = []
+    for name in ("ana", "nobody", "gone"):
+        history: list[Any] = []
+        for _ in range(users.FREE_ATTEMPTS + 4):
+            try:
+                house.gate.check(name, "not the password", None, "192.0.2.1")
+            except (BadCredentials, TooManyRequests) as error:
+                history.append((error.code, error.message, getattr(error, "retry_after", None)))
+            house.clock.now += 1
+        histories.append(history)
+    assert histories[0] == histories[1] == histories[2]
+    assert "too_many_requests" in str(histories[0])
+    assert "nobody" not in str([row.to_dynamodb_dict() for row in RateRow.scan()])
+
+
 def test_a_rate_is_exact_among_many_at_once(house: House) -> None:
     rates, limit = Rates(house.gateway.settings, house.clock), Limit("test", 40, 60)
     got: list[bool] = []

@@ -12,7 +12,15 @@ from botocore.client import BaseClient
 
 from chalicelib.auth.policy import Permission
 from chalicelib.auth.rates import Rates
-from chalicelib.errors import DepotError, FileExists, Forbidden, QuotaExceeded, TooManyRequests, TooManyUploads
+from chalicelib.errors import (
+    DepotError,
+    FileExists,
+    FileMissing,
+    Forbidden,
+    QuotaExceeded,
+    TooManyRequests,
+    TooManyUploads,
+)
 from chalicelib.storage.base import Reader
 from chalicelib.storage.streams import BytesReader
 from chalicelib.storage.uploads import NewUpload
@@ -190,6 +198,11 @@ def test_uploads_and_denials_of_one_user_have_a_rate(aws: None) -> None:
                 gateway.transfers.access.deny(reader, Permission.DELETE, "", "", "A")
         with pytest.raises(TooManyRequests):
             gateway.transfers.access.deny(reader, Permission.DELETE, "", "", "A")
+        theirs = gateway.transfers.registry.at("submissions", "submissions/A/2024/patient/0.csv")
+        assert theirs is not None
+        for hidden in (theirs.file_id, "0" * 32):  # past the limit, too, what is hidden is not there
+            with pytest.raises(FileMissing):
+                gateway.transfers.file(reader, hidden)
         events = queries.query(user=reader.principal.username, limit=10).events
         assert [dict(event.metadata or {}).get("more") for event in events] == [None] * 3 + [
             "not recorded in this minute"

@@ -70,7 +70,6 @@ class StoredFile(TypedDict):
     path: str
     size: Bytes
     sha256: Digest | None
-    etag: str
     tracking_id: str
     completed_at: Time
     ledger: str | None

@@ -41,7 +41,7 @@ PLACING = (
 )
 STORING = (
     errors.InvalidPath, errors.TruncatedBody, errors.LengthMismatch, errors.BodyStalled, errors.PayloadTooLarge,
-    errors.QuotaExceeded, errors.FileExists, errors.UploadInProgress, errors.OnHold, errors.DigestMismatch,
+    errors.QuotaExceeded, errors.TooManyUploads, errors.FileExists, errors.UploadInProgress, errors.OnHold, errors.DigestMismatch,
     errors.ForwardedDiffers, errors.StorageFull,
 )  # fmt: skip
 _RANGES = (
@@ -128,9 +128,18 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/files"): Operation(
         "Files",
         "List a cohort's files",
-        {200: Answer("A page of files, the oldest first; `cursor` is null on the last.", answers.Files)},
+        {
+            200: Answer(
+                "A page of files. With filters it may be short, or empty, and still have a cursor, which is null on the last.",
+                answers.Files,
+            )
+        },
         (
             Parameter("cohort", "Whose files; may be left out by who belongs to one only.", example="VACS"),
+            Parameter("order", "Which first.", Annotated[str, says(enum=("oldest", "newest"), default="oldest")]),
+            Parameter("file_type", "Only those."),
+            Parameter("protocol_year", "Only those."),
+            Parameter("name", "Only those with this in their names, in which case matters."),
             LIMIT,
             CURSOR,
         ),

@@ -39,28 +39,21 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("DELETE", "/session"): _own("Sign out", Answer("The session has ended.", people.SignedOut, headers=_COOKIE)),
     ("GET", "/session/oidc"): Operation(
         "One's own account",
-        "Sign in elsewhere",
-        {
-            303: Answer("To the provider.", headers={"Location": "Where."}),
-            302: Answer("The same.", headers={"Location": "Where."}),
-        },
-        raises=(errors.NotFound,),
-        about="Sign in with OpenID Connect, where it is switched on: sends a browser to the provider.",
+        "Sign in through an issuer",
+        {303: Answer("To the issuer.", headers={"Location": "Where.", **_COOKIE})},
+        raises=(errors.IssuerOff, errors.IssuerUnavailable),
+        about="Sign in with OpenID Connect, where it is switched on: sends a browser to the issuer.",
     ),
     ("GET", "/session/oidc/callback"): Operation(
         "One's own account",
-        "Back from signing in elsewhere",
-        {
-            303: Answer("To the application.", headers={"Location": "Where.", **_COOKIE}),
-            302: Answer("The same.", headers={"Location": "Where."}),
-        },
+        "Back from the issuer",
+        {200: Answer("A page that leads on to the application.", media={"text/html": str}, headers=_COOKIE)},
         (
-            Parameter("code", "The provider's."),
+            Parameter("code", "The issuer's."),
             Parameter("state", "What was sent along."),
-            Parameter("error", "The provider's, where it refused."),
+            Parameter("error", "The issuer's, where it refused."),
         ),
-        raises=(errors.NotFound, errors.NotSignedIn, errors.Forbidden),
-        about="Where the provider sends a browser back to.",
+        raises=(errors.IssuerOff, errors.IssuerRefused, errors.IssuerUnavailable, errors.NoSuchAccount),
     ),
     ("POST", "/session/password"): _own(
         "Change the password", Answer("It is changed.", people.Changed), bodies.PasswordChange

@@ -145,7 +145,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         Answer("The upload.", answers.DirectUpload),
         _IDEMPOTENT,
         body=bodies.AskedDirectUpload,
-        raises=(*STORING, errors.PresigningOff, errors.IdempotencyMismatch, errors.TooManyUploads),
+        raises=(*STORING, errors.PresigningOff, errors.IdempotencyMismatch),
     ),
     ("GET", "/s3/multipart/{upload_id}"): _direct(
         "List the stored parts", Answer("What the storage holds.", list[answers.DirectPart]), _KEY
