@@ -48,7 +48,7 @@ class Sessions:
             created_at=now,
             last_seen=now,
             expires_at=now + self._absolute,
-            generation=user.generation,
+            generation=generation_of(user),
         )
         try:
             row.save()
@@ -72,7 +72,7 @@ class Sessions:
         if now >= row.expires_at or now >= row.last_seen + self._idle:
             raise NotSignedIn("The session has ended. Sign in again.")
         user = _enabled(row.username)
-        if row.generation != user.generation:  # every session was ended: a new password, say
+        if generation_of(row) != generation_of(user):  # every session was ended: a new password, say
             raise NotSignedIn("The session has ended. Sign in again.")
         if now - row.last_seen >= TOUCH_SECONDS:
             self._touch(row, int(now))
@@ -96,7 +96,7 @@ class Sessions:
             row
             for row in rows
             if user is not None
-            and row.generation == user.generation
+            and generation_of(row) == generation_of(user)
             and now < min(row.expires_at, row.last_seen + self._idle)
         ]
 
@@ -124,6 +124,11 @@ class Sessions:
 
     def _key(self, token: str) -> str:
         return hmac.new(self._secret, token.encode(), hashlib.sha256).hexdigest()
+
+
+def generation_of(row: User | SessionRow) -> int:
+    """Rows from before there were generations have none."""
+    return int(getattr(row, "generation", None) or 0)
 
 
 def session_id(row: SessionRow) -> str:

@@ -59,7 +59,7 @@ class SecondFactor:
         for candidate in range(step - DRIFT_STEPS, step + DRIFT_STEPS + 1):
             if hmac.compare_digest(totp.at(candidate * STEP_SECONDS).encode(), code.encode()):
                 found = candidate
-        return found if found is not None and found > user.totp_step else None
+        return found if found is not None and found > (user.totp_step or 0) else None
 
     def use(self, user: User, code: str | None) -> None:
         """Spend a code, or a recovery code, of a user who has the factor on. Raises `CodeRequired`, `LedgerUnavailable`."""

@@ -84,12 +84,20 @@ def json_body(request: Request, max_bytes: int = MAX_JSON_BYTES) -> dict[str, An
         if len(data) > max_bytes:
             raise PayloadTooLarge(f"A JSON body has at most {max_bytes} bytes here.")
     try:
-        parsed = json.loads(data.decode())
+        parsed = json.loads(data.decode(), parse_constant=_no_constant)
+        if b"\\u" in data:
+            # Half a surrogate pair, written as an escape, is text that nothing can encode: not a hasher, not a table.
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError):  # RecursionError: 64 KiB of "["
         raise InvalidRequest("The body is not JSON.") from None
     if not isinstance(parsed, dict):
         raise InvalidRequest("The body is not a JSON object.")
     return parsed
+
+
+def _no_constant(name: str) -> None:
+    """NaN and the infinities are no JSON (RFC 8259, section 6), though Python reads them."""
+    raise ValueError(name)
 
 
 # --- the app --------------------------------------------------------------------------------------------------

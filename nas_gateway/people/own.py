@@ -13,7 +13,7 @@ from pynamodb.transactions import TransactWrite
 from chalicelib import context
 from chalicelib.auth import tokens, users
 from chalicelib.auth.rates import Limit, Rates
-from chalicelib.auth.sessions import Sessions, session_id
+from chalicelib.auth.sessions import Sessions, generation_of, session_id
 from chalicelib.auth.tables import TokenRow, User
 from chalicelib.auth.totp import SecondFactor
 from chalicelib.errors import AlreadyThere, CodeRequired, InvalidRequest, TokenMissing
@@ -81,14 +81,14 @@ class OwnAccount:
             transaction.update(
                 User(user.username),
                 [User.password_hash.set(password_hash), User.generation.add(1)],
-                condition=(User.generation == user.generation) & (User.password_hash == user.password_hash),
+                condition=User.password_hash == user.password_hash,
             )
 
         try:
             self._records.write(call, Action.PASSWORD_CHANGED, subject(user), change)
         except ChangeRefused:
             raise InvalidRequest(_CHANGED) from None
-        self._sessions.carry_over(context.assertion.get() or "", int(user.generation) + 1)
+        self._sessions.carry_over(context.assertion.get() or "", generation_of(user) + 1)
         return {"changed": True}
 
     # --- tokens ----------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class OwnAccount:
         self._records.check_password(user, text(values, "password"))
         sealed, secret, uri = self._factor.new(user.username)
         try:
-            user.update([User.totp.set(sealed)], condition=User.totp_on == False)  # noqa: E712
+            user.update([User.totp.set(sealed)], condition=User.totp_on.does_not_exist() | (User.totp_on == False))  # noqa: E712
         except PynamoDBException as error:
             unavailable(error)
         return {"secret": secret, "uri": uri}

@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, sign_in
-from tests.browser.places import places
+from tests.browser.places import Place, places
 from tests.support.client import signed_in
 from tests.support.stack import running_stack
 
@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
         sync_playwright() as driver,
     ):
         document = stack.document
-        shown = places(signed_in(stack, document["username"], document["password"]))
+        shown = [*places(signed_in(stack, document["username"], document["password"])), Place("docs", "/docs")]
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for scheme in ("light", "dark"):
             context = browser.new_context(

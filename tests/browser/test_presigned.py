@@ -68,5 +68,3 @@ def test_parts_go_straight_to_the_store_and_the_page_may_talk_to_nobody_else(
     web = signed_in(presigning, document["username"], document["password"])
     assert hashlib.sha256(web.content(file_id).content).digest() == hashlib.sha256(source.read_bytes()).digest()
     context.close()
-
-

@@ -68,6 +68,6 @@ def test_no_call_ends_in_a_500_or_in_what_is_not_declared(stack: RunningStack, t
     if who == "administrator":
         client = signed_in(stack, stack.document["username"], stack.document["password"])
         options = ["-H", f"Authorization: {client.session.headers['Authorization']}"]
-        options += ["--phases", "examples,coverage,fuzzing", "--max-examples", "5"]
+        options += ["--phases", "examples,coverage,fuzzing", "--max-examples", "3"]
     run(stack, tmp_path, *options)
     assert "unhandled_error" not in stack.output()

@@ -17,7 +17,6 @@ import pytest
 
 from chalicelib.limits import MIB
 from tests.support.client import Client, code, fresh_name
-from tests.support.raw import RawUpload
 from tests.support.residue import files_on
 from tests.support.stack import RunningStack, wait_until
 from tests.support.tus_client import Tus
@@ -112,7 +111,7 @@ def test_what_came_before_a_client_broke_off_is_confirmed_too(wired: Client, ser
         yield DATA[:sent]
         raise ConnectionAbortedError
 
-    with pytest.raises(Exception, match="ConnectionAborted|Connection aborted"):
+    with pytest.raises(Exception, match=r"ConnectionAborted|Connection aborted"):
         tus.patch(path, 0, broken())
     offset = wait_until(lambda: int(tus.head(path).headers["Upload-Offset"]), 30, "what had arrived")
     assert offset == sent
@@ -157,4 +156,3 @@ def test_a_body_of_the_web_tier_without_a_seal_is_refused(services: Client) -> N
     where = {"disk": "workspace", "path": f"scratch/audit_1/{fresh_name()}"}
     answer = services.post("/internal/storage/upload", params=where, data=b"x", headers={"X-Server-Role": "web"})
     assert (answer.status_code, code(answer)) == (400, "invalid_request")
-

@@ -159,7 +159,9 @@ def test_a_listing_is_filtered_and_ordered_and_pages_add_up(web):
     names = [f"{letter}-{fresh_name()}" for letter in "abcdef"]
     for number, name in enumerate(names):
         kind = "even" if number % 2 == 0 else "odd"
-        assert web.upload(b"x", name, cohort=cohort, file_type=kind, protocol_year=str(2020 + number)).status_code == 201
+        assert (
+            web.upload(b"x", name, cohort=cohort, file_type=kind, protocol_year=str(2020 + number)).status_code == 201
+        )
 
     def listed(**query):
         found, cursor = [], None

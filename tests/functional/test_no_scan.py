@@ -188,6 +188,9 @@ def people(walk: Walk, base: str, headers: dict[str, str]) -> None:
         external = {"username": "y@elsewhere", "external": "issuer y", "role": "reader", "cohorts": []}
         walk("POST", "/internal/session/external", 201, json=external)
     call("DELETE", "/sessions", headers=own)
+    if not base:  # no issuer is set up here
+        walk("GET", "/session/oidc", 404)
+        walk("GET", "/session/oidc/callback", 404)
     call("POST", "/users/{user_id}/password", **user)
 
 

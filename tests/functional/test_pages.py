@@ -25,11 +25,11 @@ class Browser:
     def get(self, path: str, **options: object) -> requests.Response:
         return self.session.get(self.url + path, timeout=30, headers={"Sec-Fetch-Site": "none"}, **options)
 
-    def send(self, path: str, fields: dict[str, str], site: str = "same-origin", **options: object) -> requests.Response:
+    def send(
+        self, path: str, fields: dict[str, str], site: str = "same-origin", **options: object
+    ) -> requests.Response:
         options.setdefault("allow_redirects", False)
-        return self.session.post(
-            self.url + path, data=fields, timeout=30, headers={"Sec-Fetch-Site": site}, **options
-        )
+        return self.session.post(self.url + path, data=fields, timeout=30, headers={"Sec-Fetch-Site": site}, **options)
 
     def sign_in(self, username: str, password: str, **more: str) -> requests.Response:
         return self.send("/app/sign-in", {"username": username, "password": password, **more})
@@ -73,7 +73,9 @@ def test_a_browser_is_led_from_the_front_door_to_signing_in_and_back(browser: Br
     assert browser.get("/app/audit").status_code == 200
 
 
-@pytest.mark.parametrize("place", ["//evil.example", "https://evil.example", "/app/../x", "/app//evil", "javascript:x", "\\"])
+@pytest.mark.parametrize(
+    "place", ["//evil.example", "https://evil.example", "/app/../x", "/app//evil", "javascript:x", "\\"]
+)
 def test_signing_in_leads_nowhere_else(browser: Browser, tiers: RunningStack, place: str) -> None:
     answer = browser.sign_in(tiers.document["username"], tiers.document["password"], next=place)
     assert answer.headers["Location"] == "/app/files"
@@ -106,8 +108,8 @@ def test_signing_out_ends_the_session_and_not_only_the_cookie(admin: Browser) ->
 # --- every page -----------------------------------------------------------------------------------------------------------
 
 PAGES = (
-    "/app/files", "/app/files?cohort=VACS", "/app/upload", "/app/audit", "/app/report", "/app/cleanup", "/app/holds", "/app/people",
-    "/app/system", "/app/account", "/app/sign-in", "/app/files/" + "0" * 32,
+    "/app/files", "/app/files?cohort=VACS", "/app/upload", "/app/audit", "/app/report", "/app/cleanup", "/app/holds",
+    "/app/people", "/app/system", "/app/account", "/app/sign-in", "/app/files/" + "0" * 32,
 )  # fmt: skip
 
 
@@ -330,7 +332,9 @@ def test_an_administrator_makes_a_cohort_and_a_user_who_can_sign_in(admin: Brows
     assert theirs.sign_in(name, password).status_code == 303
     assert cohort in text(theirs.get("/app/files"))
     assert theirs.get("/app/people").status_code == 403
-    user_id = re.search(rf">{re.escape(name)}</th>.*?/app/people/([0-9a-f]+)", admin.get("/app/people").text, re.DOTALL).group(1)
+    user_id = re.search(
+        rf">{re.escape(name)}</th>.*?/app/people/([0-9a-f]+)", admin.get("/app/people").text, re.DOTALL
+    ).group(1)
     assert "was changed" in text(admin.send(f"/app/people/{user_id}", {"do": "disable"}))
     assert "/app/sign-in" in theirs.get("/app/files").url, "a disabled user's session ends"
 

@@ -70,6 +70,20 @@ def test_who_takes_gzip_gets_it_in_base64(call: Callable[..., Answer], name: str
     assert gzip.decompress(sent) == (assets.FOLDER / name).read_bytes()
 
 
+@pytest.mark.parametrize("accepted", ["", "br", "gzip;q=0", "gzip; q=0.0, br", "notgzip"])
+def test_who_does_not_take_gzip_gets_it_plain(call: Callable[..., Answer], accepted: str) -> None:
+    answer = static(call, "depot.css", **{"accept-encoding": accepted})
+    assert "Content-Encoding" not in answer["headers"]
+    assert content(answer) == (assets.FOLDER / "depot.css").read_bytes()
+
+
+def test_who_has_it_is_told_so(call: Callable[..., Answer]) -> None:
+    etag = static(call, "depot.css")["headers"]["ETag"]
+    answer = static(call, "depot.css", **{"if-none-match": f'W/"other", {etag}', "accept-encoding": "gzip"})
+    assert (answer["statusCode"], content(answer), answer["headers"]["ETag"]) == (304, b"", etag)
+    assert static(call, "depot.css", **{"if-none-match": '"other"'})["statusCode"] == 200
+
+
 def test_head_says_the_same_and_sends_nothing(call: Callable[..., Answer]) -> None:
     told, head = static(call, "depot.css"), static(call, "depot.css", "HEAD")
     assert (head["statusCode"], content(head)) == (200, b"")

@@ -87,6 +87,18 @@ def test_a_body_that_is_not_base64_although_it_says_so_is_400(app: DepotApp) -> 
     assert app(event("POST", "/json") | {"body": "%%%", "isBase64Encoded": True}, None)["statusCode"] == 400
 
 
+@pytest.mark.parametrize("bad", [r'{"a": "\ud800"}', r'{"\udfff": 1}', '{"a": NaN}', '{"a": -Infinity}', '{"a": [Infinity]}'])
+def test_text_that_nothing_can_encode_and_numbers_that_json_does_not_have_are_400(app: DepotApp, bad: str) -> None:
+    @app.route("/json", methods=["POST"])
+    def as_json() -> dict[str, Any]:
+        return json_body(app.current_request)
+
+    answer = app(event("POST", "/json", bad.encode()), None)
+    assert (answer["statusCode"], '"invalid_request"' in answer["body"]) == (400, True)
+    good = app(event("POST", "/json", rb'{"a": "\ud83d\ude00 \\ud800"}'), None)
+    assert good["statusCode"] == 200
+
+
 def test_a_stream_over_4_mib_is_refused_and_closed(app: DepotApp) -> None:
     body = Closing([b"x" * MIB] * 5)
     app.route("/big")(lambda: StreamResponse(body))

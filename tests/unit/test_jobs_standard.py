@@ -116,7 +116,8 @@ def test_eventbridge_is_told_the_same_as_the_host() -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    [Rate(5, Rate.MINUTES), Cron(0, 0, "?", "*", 1, "*"), "rate(5 minutes)"], ids=lambda value: type(value).__name__
+    [Rate(5, Rate.MINUTES), Cron(0, 0, "?", "*", 1, "*"), "rate(5 minutes)"],
+    ids=lambda value: type(value).__name__,
 )
 def test_an_expression_that_means_something_else_elsewhere_is_refused(expression: Any) -> None:
     with pytest.raises(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import importlib
 import json
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
@@ -26,7 +28,7 @@ from chalicelib.web.files import HIDDEN
 from chalicelib.web.openapi.answers import StoredFile
 from chalicelib.web.openapi.document import OPERATIONS, Views, document, is_api, views_of
 from chalicelib.web.openapi.schemas import Schemas, says
-from chalicelib.web.pages import docs
+from chalicelib.web.pages import assets, docs
 from chalicelib.web.tus import TOLD
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +130,10 @@ def test_no_field_of_a_dataclass_is_missing(told: dict[str, Any], kind: type, fi
 
 def test_an_event_has_the_fields_of_the_ledger_and_a_stored_file_those_of_a_receipt(told: dict[str, Any]) -> None:
     assert tuple(told["components"]["schemas"]["Event"]["properties"]) == FIELDS
-    assert set(StoredFile.__annotations__) == {field.name for field in dataclasses.fields(Receipt)} - {"parts_sha256", "etag"}
+    assert set(StoredFile.__annotations__) == {field.name for field in dataclasses.fields(Receipt)} - {
+        "parts_sha256",
+        "etag",
+    }
 
 
 @pytest.mark.parametrize(
@@ -187,6 +192,12 @@ def test_the_page_groups_every_operation_under_its_tag(told: dict[str, Any]) -> 
     shown = {(one["method"], one["path"]) for _, found in docs.groups(told) for one in found}
     assert shown == set(API)
     assert all(len(one["answers"]) > 1 for _, found in docs.groups(told) for one in found if one["method"] != "OPTIONS")
+
+
+@pytest.mark.parametrize("module", [sys.modules[document.__module__], docs, assets])
+def test_the_examples_in_docstrings_hold(module: ModuleType) -> None:
+    assert doctest.testmod(module).attempted > 0
+    assert doctest.testmod(module).failed == 0
 
 
 # --- types ------------------------------------------------------------------------------------------------------------

@@ -356,6 +356,21 @@ def test_own_sessions_are_listed_and_all_of_them_ended(house: House) -> None:
     assert events(user="ana") == [("signed_out", "completed", {"everywhere": "true"})]
 
 
+def test_a_user_from_before_there_were_generations_signs_in_as_ever(house: House) -> None:
+    old = house.person("old", "reader")
+    old.update([User.generation.remove(), User.totp_on.remove(), User.totp_step.remove()])
+    user = house.gate.check("old", GOOD, None, "192.0.2.1")
+    here, elsewhere = house.session(user), house.session(user)
+    house.ask(here, "change_password", {"old": GOOD, "new": OTHER})
+    assert house.sessions.resolve(here).username == "old"
+    with pytest.raises(NotSignedIn):
+        house.sessions.resolve(elsewhere)
+    user.update([User.password_hash.set(HASH[0])])
+    enrolled(house, here)
+    with pytest.raises(CodeRequired):
+        house.gate.check("old", GOOD, None, "192.0.2.1")
+
+
 def test_a_session_that_was_idle_too_long_is_not_listed(house: House) -> None:
     ana = house.person("ana", "reader")
     house.session(ana)

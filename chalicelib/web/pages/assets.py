@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from typing import Final
 
 from chalice.app import Blueprint, Response
 
+from chalicelib import http
 from chalicelib.errors import NotFound
 from chalicelib.hosting.chalice_app import StreamResponse
 from chalicelib.web.tier import Tier
@@ -80,9 +82,24 @@ def blueprint(tier: Tier) -> Blueprint:
             "Vary": "Accept-Encoding",
             "X-Content-Type-Options": "nosniff",
         }
-        body = asset.content
-        if "gzip" in bp.current_request.headers.get("accept-encoding", ""):
+        asked, body = bp.current_request.headers, asset.content
+        if http.matches(asked.get("if-none-match"), headers["ETag"]):
+            return Response("", dict(headers), 304)
+        if takes_gzip(asked.get("accept-encoding", "")):
             headers["Content-Encoding"], body = "gzip", asset.packed
         return StreamResponse([body], {**headers, "Content-Length": len(body)})
 
     return bp
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Whether an `Accept-Encoding` (RFC 9110, 12.5.3) has gzip in it, and not with the weight 0.
+
+    >>> takes_gzip("br, gzip;q=0.5"), takes_gzip("gzip; q=0"), takes_gzip("")
+    (True, False, False)
+    """
+    for item in accepted.lower().split(","):
+        coding, _, weight = item.partition(";")
+        if coding.strip() == "gzip":
+            return not re.fullmatch(r"q=0(\.0*)?", weight.replace(" ", ""))
+    return False

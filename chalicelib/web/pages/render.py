@@ -10,6 +10,7 @@ from typing import Any
 
 from chalice.app import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from chalicelib.web.pages import assets
 
@@ -22,6 +23,11 @@ def html(template: str, values: Mapping[str, Any], status: int = 200, *, connect
     """A page. `connect`: origins besides our own that its script may talk to (the store's, for presigned uploads)."""
     body = _environment().get_template(template).render(values)
     return Response(body, _headers(connect), status)
+
+
+def fragment(template: str, values: Mapping[str, Any]) -> Markup:
+    """A part of a page, to be kept: what is the same for everybody and takes long to make. Escaped as every page is."""
+    return Markup(_environment().get_template(template).render(values))  # noqa: S704 -- by the template
 
 
 def see_other(location: str, *cookies: str) -> Response:
