@@ -45,9 +45,9 @@ def web_tier() -> WebTier:
 
     if role == Role.TESTING:
         from chalicelib.web.tier import Backend
-        from nas_gateway.wiring import local_backend
+        from nas_gateway import one_process
 
-        return wiring.web_tier(settings(), Backend(*local_backend(settings())))
+        return wiring.web_tier(settings(), Backend(**one_process.backend(settings())))
     return wiring.web_tier(settings())
 
 

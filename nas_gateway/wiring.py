@@ -31,16 +31,13 @@ from nas_gateway.cleanup.backup import Backup
 from nas_gateway.cleanup.guards import places_of
 from nas_gateway.cleanup.holds import Holds
 from nas_gateway.cleanup.items import Limits
-from nas_gateway.cleanup.local import LocalCleanup
 from nas_gateway.cleanup.objects import UnknownObjects
 from nas_gateway.cleanup.service import Cleanup
 from nas_gateway.cleanup.tracked import TrackedFiles
 from nas_gateway.files import tables as file_tables
 from nas_gateway.files.access import Call
 from nas_gateway.files.adoption import AdoptingLedger
-from nas_gateway.files.audit import Audit, LocalAuditTrail
-from nas_gateway.files.catalog import LocalCatalog
-from nas_gateway.files.published import LocalCheckpoints, Published
+from nas_gateway.files.published import Published
 from nas_gateway.files.quotas import Quotas, Throttle
 from nas_gateway.files.registry import Registry
 from nas_gateway.files.transfers import Transfers
@@ -50,17 +47,15 @@ from nas_gateway.integrity.integrity import Integrity
 from nas_gateway.jobs import Deadline, standard
 from nas_gateway.jobs import tables as job_tables
 from nas_gateway.jobs.jobs import Jobs
-from nas_gateway.jobs.local import LocalSystem
 from nas_gateway.jobs.runs import Lease
 from nas_gateway.ledger import tables as ledger_tables
 from nas_gateway.ledger.ledger import Ledger
-from nas_gateway.people.people import LocalPeople, People
+from nas_gateway.people.people import People
 from nas_gateway.reports import tables as report_tables
-from nas_gateway.reports.reports import LocalReports, Reports
+from nas_gateway.reports.reports import Reports
 from nas_gateway.uploads import tables as upload_tables
 from nas_gateway.uploads.concatenation import Concatenation
 from nas_gateway.uploads.direct import Direct
-from nas_gateway.uploads.local import LocalUploadSessions
 from nas_gateway.uploads.purge import Purge
 from nas_gateway.uploads.service import Uploads
 from nas_gateway.uploads.sweep import Sweep
@@ -188,66 +183,15 @@ def storage_factory(settings: Settings, disk: str) -> Storage:
     return WorkspaceStorage(disk, made.transfers, lambda: current_call(made), temporary, cleanup)
 
 
-def local_catalog(settings: Settings) -> LocalCatalog:
-    """The catalog of the testing role."""
-    made = gateway(settings)
-    return LocalCatalog(made.transfers, lambda: current_call(made))
-
-
-def local_people(settings: Settings) -> LocalPeople:
-    """The calls about people, in the testing role."""
-    made = gateway(settings)
-    return LocalPeople(made.people, lambda: current_call(made))
-
-
 def people(settings: Settings) -> People:
     """Users, cohorts and tokens, for the command line."""
     return gateway(settings).people
-
-
-def local_audit(settings: Settings) -> LocalAuditTrail:
-    """The audit trail of the testing role."""
-    made = gateway(settings)
-    return LocalAuditTrail(Audit(made.transfers), lambda: current_call(made))
-
-
-def local_checkpoints(settings: Settings) -> LocalCheckpoints:
-    """The signed checkpoints, in the testing role."""
-    made = gateway(settings)
-    return LocalCheckpoints(made.published, lambda: current_call(made))
-
-
-def local_uploads(settings: Settings) -> LocalUploadSessions:
-    """The upload sessions of the testing role."""
-    made = gateway(settings)
-    return LocalUploadSessions(settings, made.uploads, made.direct, lambda: current_call(made))
-
-
-def local_backend(settings: Settings) -> tuple[Any, ...]:
-    """What the web tier asks, in the testing role: in the order of `chalicelib.web.tier.Backend`."""
-    made = configure(settings)
-    return (
-        local_catalog(settings),
-        local_uploads(settings),
-        local_audit(settings),
-        local_reports(settings),
-        local_checkpoints(settings),
-        local_cleanup(settings),
-        local_people(settings),
-        LocalSystem(settings, made.transfers, made.jobs, lambda: current_call(made)),
-    )
 
 
 def sweep(settings: Settings) -> Sweep:
     """The sweep over every disk, for `depot sweep` and the schedule."""
     made = gateway(settings)
     return Sweep(made.uploads, made.concatenation, list(settings.disks), grace=settings.sweep_grace_seconds)
-
-
-def local_cleanup(settings: Settings) -> LocalCleanup:
-    """Clean-up and holds, in the testing role."""
-    made = gateway(settings)
-    return LocalCleanup(made.cleanup, made.holds, lambda: current_call(made))
 
 
 def integrity(settings: Settings) -> Integrity:
@@ -260,12 +204,6 @@ def reports(settings: Settings) -> Reports:
     """The storage report, and the job that counts for it, for `depot report` and the schedule."""
     made = gateway(settings)
     return Reports(made.transfers, list(settings.disks), lambda: [job.to_json() for job in made.jobs.listing(1)])
-
-
-def local_reports(settings: Settings) -> LocalReports:
-    """The reports of the testing role."""
-    made = gateway(settings)
-    return LocalReports(reports(settings), lambda: current_call(made))
 
 
 def jobs(settings: Settings) -> Jobs:

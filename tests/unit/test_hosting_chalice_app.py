@@ -87,7 +87,9 @@ def test_a_body_that_is_not_base64_although_it_says_so_is_400(app: DepotApp) -> 
     assert app(event("POST", "/json") | {"body": "%%%", "isBase64Encoded": True}, None)["statusCode"] == 400
 
 
-@pytest.mark.parametrize("bad", [r'{"a": "\ud800"}', r'{"\udfff": 1}', '{"a": NaN}', '{"a": -Infinity}', '{"a": [Infinity]}'])
+@pytest.mark.parametrize(
+    "bad", [r'{"a": "\ud800"}', r'{"\udfff": 1}', '{"a": NaN}', '{"a": -Infinity}', '{"a": [Infinity]}']
+)
 def test_text_that_nothing_can_encode_and_numbers_that_json_does_not_have_are_400(app: DepotApp, bad: str) -> None:
     @app.route("/json", methods=["POST"])
     def as_json() -> dict[str, Any]:
