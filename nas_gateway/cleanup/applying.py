@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chalicelib import metrics, observability
+from chalicelib.auth.policy import SERVICE
 from chalicelib.errors import DepotError, FileMissing, OnHold, OperationEnded, StorageError, UploadInProgress
 from nas_gateway.cleanup import plans, receipts
 from nas_gateway.cleanup.backup import Backup
@@ -26,7 +27,7 @@ from nas_gateway.files.deletion import UNKNOWN, Deleted
 from nas_gateway.files.tables import State, TrackedFile
 from nas_gateway.files.transfers import Transfers
 from nas_gateway.ledger import queries
-from nas_gateway.ledger.events import Action, Operation
+from nas_gateway.ledger.events import Action, Intent, Operation
 from nas_gateway.ledger.tables import PHIFileTracking
 from nas_gateway.uploads.sweep import Sweep
 
@@ -72,6 +73,7 @@ class Applier:
     ) -> None:
         self._transfers, self._tracked, self._objects, self._sweep = transfers, tracked, objects, sweep
         self._key, self._backup = key, backup
+        transfers.deletion.on_late = self.late
 
     def do(self, call: Call, plan: plans.Plan, number: int, *, again: bool = False) -> CleanupReceipt:
         """Delete item `number` of a plan if it still is to go. One that fails raises nothing: the next ones go on.
@@ -95,10 +97,28 @@ class Applier:
         except Exception as error:  # noqa: BLE001 -- one broken item must not keep the others from being deleted
             observability.log_exception("cleanup_item_failed", error, plan_id=plan.plan_id, rule=item.rule.value)
             done = Done(Outcome.FAILED, "internal_error")
-        row = self._row(call, plan, number, item, done)
+        row = self._row(None if call.is_service else call.principal.username, plan, number, item, done)
         plans.put_outcome(row)
         _tell(item, done, plan.plan_id)
         return row
+
+    def late(self, intent: Intent, file: TrackedFile | None, deleted: Deleted) -> None:
+        """A deletion that a plan began was ended by somebody else, such as the sweep: its receipt, in place of the failure.
+
+        What cannot be written down now is in the ledger all the same: it raises nothing.
+        """
+        plan_id = intent.operation.metadata.get("plan_id")
+        if not plan_id:
+            return
+        try:
+            plan = plans.load(plan_id).plan
+            for number, item in enumerate(plan.items):
+                if operation_id(plan_id, number) == intent.tracking_id:
+                    outcome = Outcome.ALREADY_GONE if deleted.already_gone else Outcome.DELETED
+                    done = Done(outcome, None, deleted, file)
+                    plans.put_outcome(self._row(intent.operation.user, plan, number, item, done), late=True)
+        except DepotError as error:
+            observability.log_event("receipt_not_written", logging.WARNING, plan_id=plan_id, error_code=error.code)
 
     # --- one item --------------------------------------------------------------------------------------------
 
@@ -188,10 +208,10 @@ class Applier:
         deleted = _told(event)
         return Done(Outcome.ALREADY_GONE if deleted.already_gone else Outcome.DELETED, None, deleted, file)
 
-    def _row(self, call: Call, plan: plans.Plan, number: int, item: Item, done: Done) -> CleanupReceipt:
+    def _row(self, user: str | None, plan: plans.Plan, number: int, item: Item, done: Done) -> CleanupReceipt:
         row = CleanupReceipt(plan.plan_id, number, item_id=item.id, outcome=done.outcome.value, detail=done.detail)
         if done.deleted is not None:
-            who = call.principal.username
+            who = user or SERVICE.username
             signed = receipts.make(item, plan.plan_id, who, done.deleted, done.file, self._key)
             row.receipt, row.signature, row.public_key = signed.text, signed.signature, signed.public_key
         return row

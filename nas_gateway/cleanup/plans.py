@@ -17,7 +17,7 @@ from pynamodb.exceptions import DoesNotExist, PutError, PynamoDBException, Updat
 from chalicelib import dynamo
 from chalicelib.errors import LedgerUnavailable, PlanChanged, PlanExpired, PlanInProgress, PlanMissing
 from chalicelib.limits import KIB
-from nas_gateway.cleanup.items import Item
+from nas_gateway.cleanup.items import Item, Outcome
 from nas_gateway.cleanup.tables import CleanupPlan, CleanupReceipt
 
 # Issue: a plan is valid for an hour.
@@ -241,10 +241,16 @@ def keep_cursors(found: Mapping[str, str]) -> None:
 # --- outcomes ---------------------------------------------------------------------------------------------------------
 
 
-def put_outcome(row: CleanupReceipt) -> None:
-    """What became of an item: the first that is written stands. Raises `LedgerUnavailable`."""
+def put_outcome(row: CleanupReceipt, *, late: bool = False) -> None:
+    """What became of an item: the first that is written stands, but for a failure that `late` makes good.
+
+    Raises `LedgerUnavailable`.
+    """
+    free = CleanupReceipt.plan_id.does_not_exist()
+    if late:
+        free |= CleanupReceipt.outcome == Outcome.FAILED.value
     try:
-        row.save(condition=CleanupReceipt.plan_id.does_not_exist())
+        row.save(condition=free)
     except PutError as error:
         if dynamo.code_of(error) != "ConditionalCheckFailedException":
             raise LedgerUnavailable from error

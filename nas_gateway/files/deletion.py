@@ -68,6 +68,8 @@ class Deletion:
         """`live_handles` are the uploads in parts that sessions stand for; without it none is aborted."""
         self._disk, self._ledger, self._registry, self._clock = disk, ledger, registry, clock
         self.live_handles = live_handles
+        # Told of every deletion that `go_on` ended: whoever began it may have promised somebody a receipt.
+        self.on_late: Callable[[Intent, TrackedFile | None, Deleted], None] = lambda intent, file, deleted: None
 
     def delete(
         self,
@@ -107,7 +109,9 @@ class Deletion:
             if held.standing(held.scopes_of(file)):
                 raise OnHold
             self._registry.hold(file, intent.tracking_id, LEASE_SECONDS)
-        return self.carry_out(intent, file, missing_ok=True)
+        deleted = self.carry_out(intent, file, missing_ok=True)
+        self.on_late(intent, file, deleted)
+        return deleted
 
     def carry_out(self, intent: Intent, file: TrackedFile | None, *, missing_ok: bool = False) -> Deleted:
         """Steps 2 to 4, while the path is ours. Raises as `delete`.
