@@ -116,7 +116,9 @@ def every_operation_ended_once(trial: Trial, file_ids: list[str]) -> None:
     assert verify_chain(events).ok
     begun = Counter(event["tracking_id"] for event in events if event["outcome"] == "intent")
     # Signing in is no operation on a file: one event, without an intent.
-    ends = [event for event in events if event["outcome"] != "intent" and event["action"] not in ("signed_in", "signed_out")]
+    ends = [
+        event for event in events if event["outcome"] != "intent" and event["action"] not in ("signed_in", "signed_out")
+    ]
     ended = Counter(event["tracking_id"] for event in ends)
     assert set(begun.values()) == {1}
     assert begun == ended

@@ -304,9 +304,15 @@ def test_a_clean_up_is_planned_read_and_applied_by_form(admin: Browser, web: Cli
     hash = re.search(r'name="hash" value="([0-9a-f]{64})"', plan.text).group(1)
     assert admin.send(answer.headers["Location"] + "/apply", {"hash": "0" * 64}).status_code == 409
     assert web.get(f"/files/{gone}").status_code == 200
-    done = admin.send(answer.headers["Location"] + "/apply", {"hash": hash})
-    assert done.status_code == 303, text(done)
-    assert "Clean-up, applied" in text(admin.get(done.headers["Location"]))
+    for _ in range(20):  # other tests' temporary files are in the plan, too, and one call goes on for some seconds only
+        done = admin.send(
+            answer.headers["Location"] + "/apply", {"hash": hash, "max_files": "10000", "max_percent": "100"}
+        )
+        assert done.status_code == 303, text(done)
+        page = text(admin.get(done.headers["Location"]))
+        assert "Clean-up, applied" in page
+        if "Outcome" in page and "Go on" not in page:
+            break
     assert web.get(f"/files/{gone}").status_code == 404
     assert web.get(f"/files/{kept}").status_code == 200
 
