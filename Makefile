@@ -22,7 +22,7 @@ help: ## show this list
 run: $(VENV)/.run assets ## start everything on this machine (web tier on http://127.0.0.1:8000); Ctrl-C stops it
 	@exec $(VENV)/bin/depot up $(ARGS)
 
-test: $(VENV)/.dev ## unit and functional tests, without the slow ones (3 minutes on two cores, loopback only)
+test: $(VENV)/.dev ## unit and functional tests, without the slow ones (4 to 5 minutes on two cores, loopback only)
 	@$(PY) -m pytest -n auto --dist loadfile -m "not slow and not nas and not clients" $(T)
 
 check: lint types test ## everything a change must pass

@@ -257,7 +257,7 @@ def tables(ministack_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dyna
 
 @pytest.mark.parametrize(
     ("files", "share"),
-    [(6, 0.1), pytest.param(40, 0.3, marks=pytest.mark.slow), pytest.param(400, 0.05, marks=pytest.mark.slow)],
+    [(6, 0.1), pytest.param(20, 0.3, marks=pytest.mark.slow), pytest.param(150, 0.05, marks=pytest.mark.slow)],
 )
 def test_upload_sessions_in_a_storm(tables: DynamoProxy, storm: Storm, files: int, share: float) -> None:
     storm.share = share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import uuid
@@ -96,7 +97,7 @@ def test_random_pieces(world_on, kind):
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     chance, world = random.Random(seed), world_on(kind)
-    for _ in range(40):
+    for _ in range(int(os.environ.get("RANDOM_ROUNDS", "12"))):
         sizes = [
             chance.choice([chance.randint(0, PART), chance.randint(0, 3 * PART)]) for _ in range(chance.randint(1, 5))
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import threading
@@ -118,7 +119,9 @@ def test_sizes_around_every_edge_in_chunks_of_4_mib(faults, tmp_path, kind, defe
     check_ledger()
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [5, pytest.param(int(os.environ.get("RANDOM_ROUNDS", "60")), marks=pytest.mark.slow, id="many")]
+)
 @pytest.mark.parametrize("kind", ["s3", "folder"])
 def test_random_splits_bodies_and_processes(world_on, kind, count):
     """Chunked or of known length, whole or broken off anywhere; any process, each with a memory of its own."""
