@@ -39,6 +39,7 @@ from tests.support.sender import Sender, check_ledger, check_no_residue, check_s
 
 __all__ = ["faults"]
 
+MANY = int(os.environ.get("RANDOM_ROUNDS", "60"))
 PART, LEAST = 80 * KIB, 50 * KIB
 DATA = random.Random(7).randbytes(17 * MIB)
 RULES = {"s3": {"min_part_bytes": LEAST, "renumber_after_loss": False}, "folder": {}}
@@ -119,9 +120,7 @@ def test_sizes_around_every_edge_in_chunks_of_4_mib(faults, tmp_path, kind, defe
     check_ledger()
 
 
-@pytest.mark.parametrize(
-    "count", [5, pytest.param(int(os.environ.get("RANDOM_ROUNDS", "60")), marks=pytest.mark.slow, id="many")]
-)
+@pytest.mark.parametrize("count", [5, pytest.param(MANY, marks=pytest.mark.slow, id="many")])
 @pytest.mark.parametrize("kind", ["s3", "folder"])
 def test_random_splits_bodies_and_processes(world_on, kind, count):
     """Chunked or of known length, whole or broken off anywhere; any process, each with a memory of its own."""
