@@ -70,12 +70,14 @@ def code(answer: dict[str, Any]) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def presigned_app(ministack_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LambdaApp]:
     """As the superuser."""
+    # Modules share the embedded AWS: each has tables and a folder of its own.
+    own = os.urandom(4).hex()
     disk = {"driver": "s3", "bucket": BUCKET, "endpoint": ministack_url, "access_key": "test", "secret_key": "test"}
-    disks = {name: {**disk, "prefix": name} for name in ("submissions", "workspace", "scratch")}
+    disks = {name: {**disk, "prefix": f"{own}/{name}"} for name in ("submissions", "workspace", "scratch")}
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("S3_")]:
             patch.delenv(name)
-        env = {**AWS, **ENV, "AWS_ENDPOINT_URL": ministack_url, "LEDGER_TABLE_PREFIX": "presigned"}
+        env = {**AWS, **ENV, "AWS_ENDPOINT_URL": ministack_url, "LEDGER_TABLE_PREFIX": f"presigned-{own}"}
         env |= {"STORAGE_CONFIG": json.dumps({"disks": disks}), "NAS_PUBLIC_ENDPOINT": ministack_url}
         folder = tmp_path_factory.mktemp("ledger")
         env |= {"LEDGER_CHECKPOINT_DIR": str(folder), "LEDGER_SIGNING_KEY_FILE": str(folder / "key.pem")}
