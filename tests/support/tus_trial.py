@@ -200,13 +200,13 @@ class Upload:
         return self.sender.call("HEAD", path, headers={"Tus-Resumable": "1.0.0"})
 
     def events(self) -> list[dict[str, Any]]:
-        """The ledger's events of everything the sender did, in order of time."""
+        """The ledger's events of everything the sender did with files, in order of time."""
         username = self.sender.get("/session").json()["username"]
         answer = self.trial.services.get("/internal/tracking", params={"user": username, "limit": "500"})
         assert answer.status_code == 200, answer.text
         told = answer.json()
         assert told["cursor"] is None
-        return list(told["events"])
+        return [event for event in told["events"] if event["action"] not in ("signed_in", "signed_out")]
 
     def operations(self) -> dict[str, tuple[str, ...]]:
         """The outcomes of everything the sender did, by tracking id, each in order of time."""
